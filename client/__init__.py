@@ -1,0 +1,1 @@
+"""The device program: python -m client."""

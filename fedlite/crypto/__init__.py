@@ -1,0 +1,1 @@
+"""Identities, sealed envelopes, certificates. Knows bytes, no models."""

@@ -1,0 +1,1 @@
+"""Data sets, a user's own data, and how samples are divided among clients."""

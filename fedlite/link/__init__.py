@@ -1,0 +1,1 @@
+"""The gRPC link between a server and its devices, behind Flower's Grid."""

@@ -1,0 +1,1 @@
+"""The in-process Grid: the same apps, no network."""
