@@ -1,0 +1,103 @@
+"""Symmetric int8 with one scale per output channel: w ≈ scale · q, q in [−127, 127].
+
+A scale is 16 bits, the exponent and the first 8 fraction bits of a float32: it is never negative, loses at
+most 0.4 % of a step, and `127 · scale` is exact. It is rounded up, so that no weight is clipped, and encoding
+uses the rounded scale, so that what decoding computes is within half a step of what was given.
+(Symmetric quantization: Jacob 2018, Eq. 1 with zero_point 0; per channel: Krishnamoorthi 2018, §2.)
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlite.compress.layout import Layout
+from fedlite.errors import CodecError, SettingsError
+from fedlite.types import Array
+
+Number = TypeVar("Number", np.float32, np.int8)
+
+TOP = 127
+SMALLEST = 0x0100  # 2^-126, the smallest normal float32: no subnormal is ever computed from a payload
+LARGEST = 0xF802  # the largest scale whose 127-fold is finite
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Serializer: two bytes per scale, one per weight, four per statistic (these stay exact).
+
+    Rounds to nearest, ties to even; with `stochastic`, up or down at random so that the mean is unbiased.
+    A row whose largest magnitude is below 127 · 2^-126 travels as zeros.
+    """
+
+    stochastic: bool = False
+    stage: ClassVar[int] = 0x21
+
+    def size(self, layout: Layout) -> int:
+        """Bytes `dump` writes for this layout."""
+        return 2 * layout.rows.size + layout.weights + 4 * layout.statistics
+
+    def dump(
+        self, weights: Array, statistics: Array, layout: Layout, generator: np.random.Generator | None
+    ) -> bytes:
+        """Scale exponents, scale fractions, levels, statistics."""
+        codes = scale_codes(_peaks(np.abs(weights), layout.rows))
+        steps = np.where(codes > 0, scales(codes), np.float32(np.inf))
+        levels = self._round(weights / np.repeat(steps, layout.rows), generator)
+        fraction, exponent = (codes & 0xFF).astype(np.uint8), (codes >> 8).astype(np.uint8)
+        planes = (exponent, fraction, levels, statistics.astype("<f4", copy=False))
+        return b"".join(plane.tobytes() for plane in planes)
+
+    def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]:
+        """(weights, statistics) of `size(layout)` bytes; CodecError for bytes `dump` never writes."""
+        count, weights = layout.rows.size, layout.weights
+        planes = np.frombuffer(body, np.uint8, 2 * count).astype(np.uint16)
+        codes = planes[:count] << np.uint16(8) | planes[count:]
+        levels = np.frombuffer(body, np.int8, weights, 2 * count)
+        statistics = np.frombuffer(body, "<f4", layout.statistics, 2 * count + weights).astype(np.float32)
+        _check(codes, levels, statistics, layout)
+        return levels.astype(np.float32) * np.repeat(scales(codes), layout.rows), statistics
+
+    def _round(self, ratio: Array, generator: np.random.Generator | None) -> NDArray[np.int8]:
+        if not self.stochastic:
+            return np.rint(ratio, out=ratio).astype(np.int8)
+        if generator is None:
+            raise SettingsError("stochastic rounding needs a generator")
+        ratio += generator.random(ratio.size, np.float32)
+        return np.minimum(np.floor(ratio, out=ratio), TOP, out=ratio).astype(np.int8)
+
+
+def scale_codes(peaks: Array) -> NDArray[np.uint16]:
+    """The 16-bit scale of rows with these largest magnitudes (finite, ≥ 0): peak / 127, rounded up."""
+    bits = (peaks / np.float32(TOP)).view(np.uint32).astype(np.uint64)
+    codes = np.minimum((bits + 0x7FFF) >> 15, LARGEST).astype(np.uint16)
+    return np.where(codes < SMALLEST, np.uint16(0), codes)
+
+
+def scales(codes: NDArray[np.uint16]) -> Array:
+    """The float32 each code stands for: its bits below a zero sign, then fifteen zero bits."""
+    return (codes.astype(np.uint32) << np.uint32(15)).view(np.float32)
+
+
+def _peaks(magnitudes: NDArray[Number], rows: NDArray[np.int64]) -> NDArray[Number]:
+    """The largest of each run of `rows[i]` > 0 values."""
+    if rows.size == 0:
+        return magnitudes
+    peaks: NDArray[Number] = np.maximum.reduceat(magnitudes, np.cumsum(rows) - rows)
+    return peaks
+
+
+def _check(codes: NDArray[np.uint16], levels: NDArray[np.int8], statistics: Array, layout: Layout) -> None:
+    """Refuse what `dump` never writes: a row's largest level is 127 (or 126, when rounding at random)."""
+    if (((codes > 0) & (codes < SMALLEST)) | (codes > LARGEST)).any():
+        raise CodecError(f"payload holds a scale outside 0x{SMALLEST:04x}..0x{LARGEST:04x}")
+    if (levels == -TOP - 1).any():
+        raise CodecError(f"payload holds the level {-TOP - 1}; levels are -{TOP} to {TOP}")
+    peaks = _peaks(np.abs(levels), layout.rows)
+    if ((peaks > 0) != (codes > 0)).any() or ((peaks < TOP - 1) & (codes > 0)).any():
+        raise CodecError(
+            f"payload holds a row whose largest level is not {TOP}, or a row of zeros with a scale"
+        )
+    if not np.isfinite(statistics).all():
+        raise CodecError("payload holds a statistic that is NaN or infinite")

@@ -1,0 +1,42 @@
+"""Zstandard (RFC 8878) as a compressor slot: one frame whose size is checked before memory is taken."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import zstandard
+
+from fedlite.errors import CodecError, SettingsError
+
+
+@dataclass(frozen=True)
+class Zstd:
+    """Compressor: `level` 1 to 19; higher is smaller and slower to encode, decoding does not change."""
+
+    level: int = 3
+    stage: ClassVar[int] = 0x31
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.level <= 19:
+            raise SettingsError(f"zstd level {self.level} is not in 1..19")
+
+    def bound(self, size: int) -> int:
+        """The most bytes `compress` writes for `size` bytes (ZSTD_COMPRESSBOUND)."""
+        return size + (size >> 8) + (((128 << 10) - size) >> 11 if size < 128 << 10 else 0)
+
+    def compress(self, data: bytes) -> bytes:
+        """One frame with its content size, without checksum and dictionary."""
+        return zstandard.ZstdCompressor(self.level, write_checksum=False).compress(data)
+
+    def decompress(self, data: bytes, limit: int) -> bytes:
+        """The content of exactly one frame, at most `limit` bytes; CodecError otherwise."""
+        try:
+            frame = zstandard.get_frame_parameters(data)
+            if frame.content_size > limit:
+                raise CodecError(f"payload claims {frame.content_size} bytes, at most {limit} expected")
+            if frame.dict_id or frame.has_checksum or data[:4] != zstandard.FRAME_HEADER:
+                raise CodecError("payload is not a plain zstd frame")
+            if frame.content_size == 0 and data != self.compress(b""):  # the library looks no further then
+                raise CodecError("payload holds bytes after an empty zstd frame")
+            return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise CodecError(f"payload is not a zstd frame of at most {limit} bytes: {error}") from None
