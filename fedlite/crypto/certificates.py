@@ -89,7 +89,7 @@ def renew_server_certificate(state_dir: Path, hosts: Sequence[str] = ()) -> Auth
     ca_key_pem, ca_pem = _split(read_private(state_dir / CA_FILE))
     try:
         _write_server(state_dir, ca_pem, ca_key_pem, hosts)
-    except _PARSE_ERRORS:
+    except (FrameError, *_PARSE_ERRORS):
         raise StateError(f"{state_dir / CA_FILE} is damaged") from None
     return load_authority(state_dir)
 

@@ -4,6 +4,7 @@ Recipe: temporary file → write → fsync → link or rename → fsync of the f
 the old state or the new one.
 """
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -40,7 +41,8 @@ def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def read_private(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
