@@ -1,0 +1,73 @@
+import io
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from fedlite.results import live
+from tests.results.rows import rows
+
+
+def test_one_plain_line_per_round_where_there_is_no_terminal() -> None:
+    out = io.StringIO()
+    with live(3, "fedavg [red]x[/red]", stream=out) as table:
+        table.status("waiting for clients 1/3")
+        table.status("waiting for clients 2/3")
+        for row in rows(3):
+            table.add(row)
+            table.status("collecting")
+        table.note("a client\x1b[31m\nleft")
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "fedavg [red]x[/red]"
+    assert lines[1] == "waiting for clients 1/3"
+    assert lines[2].startswith("round 1/3  clients ")
+    # 2.3 · 0.9 and 0.9 − 0.8 · 0.85
+    assert "accuracy 22.0 %" in lines[2]
+    assert "loss 2.07" in lines[2]
+    assert lines[5] == "a client�[31m left"
+    assert len(lines) == 6
+
+
+def test_a_bare_row_is_shown() -> None:
+    out = io.StringIO()
+    with live(1, "run", stream=out) as table:
+        table.add({"round": 1})
+    assert out.getvalue() == "run\nround 1/1  clients 0\n"
+
+
+@pytest.mark.parametrize("done", [0, 5])
+def test_on_a_terminal_rounds_scroll_and_the_bar_stays(done: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    main, other = os.openpty()
+    with os.fdopen(other, "w") as stream, live(done + 3, "run [b]", done=done, stream=stream) as table:
+        table.status("collecting [b]")
+        for row in rows(3):
+            table.add(row | {"round": done + row["round"]})
+    text = _drain(main)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    assert f"{done + 3}/{done + 3}" in plain
+    assert "run [b]" in plain
+    assert "collecting [b]" in plain
+    assert re.search(rf"(?:^|\r)\s*{done + 2}\s+\d+\s+32\.2 %", plain, re.M)  # 0.9 − 0.8 · 0.85²
+    assert text.rstrip().endswith("\x1b[?25h")  # the cursor is back
+
+
+def _drain(handle: int) -> str:
+    data = b""
+    while True:
+        try:
+            part = os.read(handle, 65536)
+        except OSError:  # Linux says EIO when the other side is closed
+            part = b""
+        if not part:
+            os.close(handle)
+            return data.decode()
+        data += part
+
+
+def test_importing_it_brings_no_heavy_package() -> None:
+    program = "import sys, fedlite.results; print(*sorted({'torch', 'rich', 'flwr', 'matplotlib'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
