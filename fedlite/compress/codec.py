@@ -179,7 +179,13 @@ def encode_with_feedback(
     return payload, subtract(apply_masks(update, masks or {}), codec.decode(payload, update, masks=masks))
 
 
-PRESETS: Mapping[str, Codec] = MappingProxyType({"int8": Codec(), "float32": Codec(serializer=Float32())})
+PRESETS: Mapping[str, Codec] = MappingProxyType(
+    {
+        "int8": Codec(),
+        "int8-tensor": Codec(serializer=Int8(per_channel=False)),
+        "float32": Codec(serializer=Float32()),
+    }
+)
 
 
 def codec_by_name(name: str) -> Codec:

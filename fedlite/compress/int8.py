@@ -1,4 +1,4 @@
-"""Symmetric int8 with one scale per output channel: w ≈ scale · q, q in [−127, 127].
+"""Symmetric int8 with one scale per output channel (or tensor): w ≈ scale · q, q in [−127, 127].
 
 A scale is 16 bits, the exponent and the first 8 fraction bits of a float32: it is never negative, loses at
 most 0.4 % of a step, and `127 · scale` is exact. It is rounded up, so that no weight is clipped, and encoding
@@ -7,7 +7,7 @@ uses the rounded scale, so that what decoding computes is within half a step of 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,37 +27,50 @@ LARGEST = 0xF802  # the largest scale whose 127-fold is finite
 class Int8:
     """Serializer: two bytes per scale, one per weight, four per statistic (these stay exact).
 
+    With `per_channel=False` a tensor has one scale: coarser, but small channels then hold few distinct levels
+    and compress better; meant to go with error feedback.
+
     Rounds to nearest, ties to even; with `stochastic`, up or down at random so that the mean is unbiased.
     A row whose largest magnitude is below 127 · 2^-126 travels as zeros.
     """
 
+    per_channel: bool = True
     stochastic: bool = False
-    stage: ClassVar[int] = 0x21
+
+    @property
+    def stage(self) -> int:
+        """0x21 per channel, 0x23 per tensor."""
+        return 0x21 if self.per_channel else 0x23
 
     def size(self, layout: Layout) -> int:
         """Bytes `dump` writes for this layout."""
-        return 2 * layout.rows.size + layout.weights + 4 * layout.statistics
+        return 2 * self._rows(layout).size + layout.weights + 4 * layout.statistics
 
     def dump(
         self, weights: Array, statistics: Array, layout: Layout, generator: np.random.Generator | None
     ) -> bytes:
         """Scale exponents, scale fractions, levels, statistics."""
-        codes = scale_codes(_peaks(np.abs(weights), layout.rows))
+        rows = self._rows(layout)
+        codes = scale_codes(_peaks(np.abs(weights), rows))
         steps = np.where(codes > 0, scales(codes), np.float32(np.inf))
-        levels = self._round(weights / np.repeat(steps, layout.rows), generator)
+        levels = self._round(weights / np.repeat(steps, rows), generator)
         fraction, exponent = (codes & 0xFF).astype(np.uint8), (codes >> 8).astype(np.uint8)
         planes = (exponent, fraction, levels, statistics.astype("<f4", copy=False))
         return b"".join(plane.tobytes() for plane in planes)
 
     def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]:
         """(weights, statistics) of `size(layout)` bytes; CodecError for bytes `dump` never writes."""
-        count, weights = layout.rows.size, layout.weights
+        rows, weights = self._rows(layout), layout.weights
+        count = rows.size
         planes = np.frombuffer(body, np.uint8, 2 * count).astype(np.uint16)
         codes = planes[:count] << np.uint16(8) | planes[count:]
         levels = np.frombuffer(body, np.int8, weights, 2 * count)
         statistics = np.frombuffer(body, "<f4", layout.statistics, 2 * count + weights).astype(np.float32)
-        _check(codes, levels, statistics, layout)
-        return levels.astype(np.float32) * np.repeat(scales(codes), layout.rows), statistics
+        _check(codes, levels, statistics, rows)
+        return levels.astype(np.float32) * np.repeat(scales(codes), rows), statistics
+
+    def _rows(self, layout: Layout) -> NDArray[np.int64]:
+        return layout.channels if self.per_channel else layout.tensors
 
     def _round(self, ratio: Array, generator: np.random.Generator | None) -> NDArray[np.int8]:
         if not self.stochastic:
@@ -88,13 +101,15 @@ def _peaks(magnitudes: NDArray[Number], rows: NDArray[np.int64]) -> NDArray[Numb
     return peaks
 
 
-def _check(codes: NDArray[np.uint16], levels: NDArray[np.int8], statistics: Array, layout: Layout) -> None:
+def _check(
+    codes: NDArray[np.uint16], levels: NDArray[np.int8], statistics: Array, rows: NDArray[np.int64]
+) -> None:
     """Refuse what `dump` never writes: a row's largest level is 127 (or 126, when rounding at random)."""
     if (((codes > 0) & (codes < SMALLEST)) | (codes > LARGEST)).any():
         raise CodecError(f"payload holds a scale outside 0x{SMALLEST:04x}..0x{LARGEST:04x}")
     if (levels == -TOP - 1).any():
         raise CodecError(f"payload holds the level {-TOP - 1}; levels are -{TOP} to {TOP}")
-    peaks = _peaks(np.abs(levels), layout.rows)
+    peaks = _peaks(np.abs(levels), rows)
     if ((peaks > 0) != (codes > 0)).any() or ((peaks < TOP - 1) & (codes > 0)).any():
         raise CodecError(
             f"payload holds a row whose largest level is not {TOP}, or a row of zeros with a scale"

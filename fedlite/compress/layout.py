@@ -22,11 +22,12 @@ MIN_ROW = 16  # weights; a scale of its own would cost a shorter row more than a
 class Layout:
     """What a payload for one model and one set of masks holds.
 
-    `rows` are the live weights under each scale, all > 0, in order; they sum to `weights`. `binding` is
-    8 bytes that differ between models, orders of tensors and masks.
+    `channels` and `tensors` count the live weights of each output channel and of each tensor, in order, all
+    > 0; both sum to `weights`. `binding` is 8 bytes that differ between models, orders of tensors and masks.
     """
 
-    rows: NDArray[np.int64]
+    channels: NDArray[np.int64]
+    tensors: NDArray[np.int64]
     weights: int
     statistics: int
     binding: bytes
@@ -35,10 +36,14 @@ class Layout:
 def layout_of(like: Params, masks: Masks) -> Layout:
     """The layout of this model under these masks. Raises SettingsError for a mask that does not fit."""
     check_masks(like, masks)
-    rows = [_rows(value.shape, masks.get(name)) for name, value in like.items() if not is_statistic(name)]
-    joined = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+    learned = [(value.shape, masks.get(name)) for name, value in like.items() if not is_statistic(name)]
+    channels = [_live(shape, mask, _channels(shape)) for shape, mask in learned]
+    none = np.zeros(0, np.int64)
+    tensors = np.array([live.sum() for live in channels if live.size], np.int64)
     statistics = sum(value.size for name, value in like.items() if is_statistic(name))
-    return Layout(joined, int(joined.sum()), statistics, _binding(like, masks))
+    return Layout(
+        np.concatenate([none, *channels]), tensors, int(tensors.sum()), statistics, _binding(like, masks)
+    )
 
 
 def check_masks(like: Params, masks: Masks) -> None:
@@ -78,14 +83,15 @@ def scatter(weights: Array, statistics: Array, like: Params, masks: Masks) -> di
     return tensors
 
 
-def _rows(shape: tuple[int, ...], mask: NDArray[np.bool_] | None) -> NDArray[np.int64]:
-    """Live weights under each scale of one tensor: one per output channel (first axis) where rows are long
-    enough, otherwise one for the whole tensor; rows without live weights have no scale.
-    """
-    size = math.prod(shape)
-    channels = shape[0] if len(shape) >= 2 and size >= MIN_ROW * shape[0] > 0 else 1
+def _channels(shape: tuple[int, ...]) -> int:
+    """How many runs of a tensor have a scale of their own: its first axis where that pays, otherwise one."""
+    return shape[0] if len(shape) >= 2 and math.prod(shape) >= MIN_ROW * shape[0] > 0 else 1
+
+
+def _live(shape: tuple[int, ...], mask: NDArray[np.bool_] | None, channels: int) -> NDArray[np.int64]:
+    """Live weights of each channel of one tensor, without the channels that have none."""
     if mask is None:
-        live = np.full(channels, size // channels, np.int64)
+        live = np.full(channels, math.prod(shape) // channels, np.int64)
     else:
         live = np.count_nonzero(mask.reshape(channels, -1), axis=1).astype(np.int64)
     return live[live > 0]
