@@ -1,1 +1,1 @@
-"""The gRPC link between a server and its devices, behind Flower's Grid."""
+"""The gRPC link behind Flower's Grid: mutual TLS, 4 MiB frames, redelivery, exactly-once counting."""
