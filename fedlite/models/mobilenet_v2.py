@@ -1,0 +1,78 @@
+"""MobileNetV2 with a width multiplier, GroupNorm in place of BatchNorm. (Sandler et al. 2018, Table 2)"""
+
+from torch import Tensor, nn
+
+from fedlite.models.shapes import check_image
+
+# expansion t, channels c, repeats n, stride s of the first of them: Table 2's bottleneck rows
+_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+def _scaled(channels: int, width: float) -> int:
+    """Channels × width to the nearest multiple of 8, at least 8, never 10 % below. (authors' code)"""
+    scaled = max(8, int(channels * width + 4) // 8 * 8)
+    return scaled + 8 if scaled < 0.9 * channels * width else scaled
+
+
+def _conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """A convolution and its norm. Channels are multiples of 8, in groups of 8 or more: 8 groups at most."""
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [convolution, nn.GroupNorm(max(1, min(8, outputs // 8)), outputs)]
+
+
+class _Bottleneck(nn.Module):
+    """Expand, filter each channel, project linearly; a shortcut where shapes agree. (Table 1, Fig. 3b)"""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        expand = [*_conv(inputs, inner), nn.ReLU6()] if expansion > 1 else []
+        depthwise = [*_conv(inner, inner, 3, stride, groups=inner), nn.ReLU6()]
+        self.body = nn.Sequential(*expand, *depthwise, *_conv(inner, outputs))
+        self.shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.body(x)
+        return x + y if self.shortcut else y
+
+
+class MobileNetV2(nn.Module):
+    """3,504,872 parameters at width 1 and 1000 classes.
+
+    `stem_stride` is that of the first convolution and of the 24-channel stage: 2 for 224×224 as in the paper,
+    1 for 32×32, which so keeps the last maps at 4×4.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...] = (3, 224, 224),
+        num_classes: int = 1000,
+        width: float = 1.0,
+        stem_stride: int = 2,
+    ) -> None:
+        super().__init__()
+        check_image(input_shape)
+        channels = _scaled(32, width)
+        layers = [*_conv(input_shape[0], channels, 3, stem_stride), nn.ReLU6()]
+        for expansion, base, repeats, table_stride in _STAGES:
+            outputs = _scaled(base, width)
+            first = stem_stride if base == 24 else table_stride
+            for stride in [first] + [1] * (repeats - 1):
+                layers.append(_Bottleneck(channels, outputs, stride, expansion))
+                channels = outputs
+        last = _scaled(1280, max(1.0, width))
+        self.features = nn.Sequential(*layers, *_conv(channels, last), nn.ReLU6())
+        self.output = nn.Linear(last, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) → logits (batch, num_classes)."""
+        logits: Tensor = self.output(self.features(x).mean((2, 3)))
+        return logits
