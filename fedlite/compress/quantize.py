@@ -1,0 +1,178 @@
+"""Int8-aware training: a forward pass in float32 that rounds as the deployed integer model will.
+
+Every Linear, Conv1d and Conv2d rounds its input to uint8 (affine, one range per layer), its weight to int8
+(symmetric, one scale per output channel) and its bias to int32. Norms, activations and pooling stay float32,
+and so do the weights of LSTM and Embedding layers. The ranges are statistics: `<layer>.act_range`, [min, max].
+Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", cited below as Jacob.
+"""
+
+import copy
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedlite.errors import SettingsError
+
+RANGE_MOMENTUM = 0.9  # range ← 0.9 · range + 0.1 · batch range; a range of (0, 0) is none yet and is replaced
+LEVELS = 255  # of an activation: 0 … 255
+LIMIT = 127  # of a weight: −127 … 127, so that its negative is there too
+BIAS_LIMIT = 2**30  # half of int32: what the products add has the other half
+
+
+class Grid(NamedTuple):
+    """real = scale · (integer − zero_point); integers in [low, high]."""
+
+    scale: Tensor  # () for activations, (channels, 1, …) for weights; > 0
+    zero_point: Tensor  # (), a whole number
+    low: float
+    high: float
+
+
+def activation_grid(act_range: Tensor) -> Grid:
+    """The uint8 grid of [min, max], widened to hold 0 and shifted so that 0 is on it. (Jacob §3.1)"""
+    low, high = act_range[0].clamp(max=0), act_range[1].clamp(min=0)
+    scale = (high - low) / LEVELS
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return Grid(scale, torch.round(-low / scale).clamp(0, LEVELS), 0, LEVELS)
+
+
+def weight_grid(weight: Tensor, bias: Tensor | None, input_scale: Tensor) -> Grid:
+    """The int8 grid of each output channel: scale = max|w| / 127, so 0 stays 0 and a pruned weight pruned.
+
+    A channel of tiny weights gets a wider step where its bias, in steps of input_scale · scale, would else
+    leave int32; an empty channel without a bias gets 1.
+    """
+    scale = weight.detach().abs().flatten(1).amax(1) / LIMIT
+    if bias is not None:
+        scale = torch.maximum(scale, bias.detach().abs() / input_scale / BIAS_LIMIT)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return Grid(scale.reshape(-1, *[1] * (weight.ndim - 1)), torch.zeros_like(input_scale), -LIMIT, LIMIT)
+
+
+def bias_grid(weights: Grid, inputs: Grid) -> Grid:
+    """The int32 grid on which a bias is added to products of the two. (Jacob §2.4)"""
+    scale = weights.scale.flatten() * inputs.scale
+    return Grid(scale, torch.zeros_like(inputs.scale), -BIAS_LIMIT, BIAS_LIMIT)
+
+
+def to_steps(value: Tensor, grid: Grid) -> Tensor:
+    """integer − zero_point, as whole float32 numbers: halves go to even, what is outside to the end."""
+    return (torch.round(value / grid.scale) + grid.zero_point).clamp(grid.low, grid.high) - grid.zero_point
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """value → scale · steps; the gradient passes straight through where value was within the grid. (Jacob §3)"""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, scale: Tensor, zero_point: Tensor, low: float, high: float) -> Any:
+        wanted = torch.round(value / scale) + zero_point
+        taken = wanted.clamp(low, high)
+        return (taken - zero_point) * scale, wanted == taken
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> Any:
+        return gradient * ctx.saved_tensors[0], None, None, None, None
+
+
+def fake_quantize(value: Tensor, grid: Grid) -> Tensor:
+    """`value` rounded to `grid`, with a straight-through gradient; the same numbers as scale · to_steps."""
+    return cast(Tensor, _FakeQuantize.apply(value, *grid)[0])  # type: ignore[no-untyped-call]
+
+
+class RoundedLinear(nn.Linear):
+    """Linear on rounded input, weight and bias."""
+
+    act_range: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As nn.Linear."""
+        return F.linear(*_operands(self, x))
+
+
+class RoundedConv1d(nn.Conv1d):
+    """Conv1d on rounded input, weight and bias; padding is 0, which is on every grid."""
+
+    act_range: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As nn.Conv1d."""
+        return cast(Tensor, self._conv_forward(*_operands(self, x)))
+
+
+class RoundedConv2d(nn.Conv2d):
+    """Conv2d on rounded input, weight and bias; padding is 0, which is on every grid."""
+
+    act_range: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As nn.Conv2d."""
+        return cast(Tensor, self._conv_forward(*_operands(self, x)))
+
+
+Rounded = RoundedLinear | RoundedConv1d | RoundedConv2d
+_ROUNDED: dict[type, type] = {nn.Linear: RoundedLinear, nn.Conv1d: RoundedConv1d, nn.Conv2d: RoundedConv2d}
+_FLOAT = {rounded: plain for plain, rounded in _ROUNDED.items()}
+
+
+def _operands(layer: Rounded, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Input, weight and bias, rounded.
+
+    In training mode `act_range` moves first, by assignment: under functional_call the new range is then in the
+    caller's dict, and the module is left alone. An input without a range yet passes as it is.
+    """
+    if layer.training:
+        layer.act_range = _moved(layer.act_range, x.detach())
+    grid = activation_grid(layer.act_range)
+    x = torch.where((layer.act_range != 0).any(), fake_quantize(x, grid), x)
+    weight, bias = layer.weight, layer.bias
+    steps = weight_grid(weight, bias, grid.scale)
+    if bias is not None:
+        bias = fake_quantize(bias, bias_grid(steps, grid))
+    return x, fake_quantize(weight, steps), bias
+
+
+def _moved(act_range: Tensor, x: Tensor) -> Tensor:
+    seen = torch.stack([x.min(), x.max()])
+    blend = RANGE_MOMENTUM * act_range + (1 - RANGE_MOMENTUM) * seen
+    return torch.where((act_range != 0).any(), blend, seen)
+
+
+def is_prepared(model: nn.Module) -> bool:
+    """Whether any layer rounds."""
+    return any(isinstance(layer, Rounded) for layer in model.modules())
+
+
+def at(model: nn.Module, bits: int) -> nn.Module:
+    """A copy of `model` that computes at 32 bits (float) or 8 (rounding), whichever `model` does.
+
+    At 8 its `params_of` hold an `act_range` per rounded layer, (0, 0) where none was measured; at 32 none.
+    SettingsError for another number of bits, or when there is nothing to round.
+    """
+    if bits not in (8, 32):
+        raise SettingsError(f"bits is {bits}; models compute at 32 (float32) or 8 (int8-aware)")
+    twin = copy.deepcopy(model)
+    for layer in twin.modules():
+        if bits == 8 and type(layer) in _ROUNDED:
+            layer.__class__ = _ROUNDED[type(layer)]
+            layer.register_buffer("act_range", torch.zeros(2, device=cast(Tensor, layer.weight).device))
+        elif bits == 32 and isinstance(layer, Rounded):
+            layer.__class__ = _FLOAT[type(layer)]
+            del layer.act_range
+    if bits == 8 and not is_prepared(twin):
+        raise SettingsError(f"{type(model).__name__} has no Linear, Conv1d or Conv2d to round: use bits 32")
+    return twin
+
+
+def prepare(model: nn.Module) -> nn.Module:
+    """`model` made int8-aware: `at(model, 8)`."""
+    return at(model, 8)
