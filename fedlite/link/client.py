@@ -14,12 +14,12 @@ from typing import Any
 import grpc
 
 from fedlite.errors import FrameError, LinkError, RetryError, SettingsError
-from fedlite.flower import unpack
 from fedlite.link import frames
 from fedlite.link.assembler import Assembler
 from fedlite.link.credentials import CLIENT_OPTIONS, METHOD, SERVICE, ClientCredentials
 from fedlite.link.desk import Desk, Handle
 from fedlite.link.diagnosis import check_credentials, diagnose
+from fedlite.link.packing import unpack
 
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 FIRST_DELAY_SECONDS = 0.5

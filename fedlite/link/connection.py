@@ -8,10 +8,10 @@ from typing import Any
 import grpc
 
 from fedlite.errors import FedliteError, FrameError
-from fedlite.flower import unpack
 from fedlite.link import frames
 from fedlite.link.assembler import Assembler, Whole
 from fedlite.link.exchange import Exchange
+from fedlite.link.packing import unpack
 
 MAX_CONTROL_FRAMES = 256  # a device that does not read its acks is not read from either
 GRPC_PREFIX_BYTES = 5

@@ -10,10 +10,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from flwr.app import Message, Metadata
-
 from fedlite.errors import FedliteError, FrameError
-from fedlite.flower import APP_FAILED, Packed, error_reply, pack
+from fedlite.flower import APP_FAILED, Message, Metadata, error_reply
+from fedlite.link.packing import Packed, pack
 
 Handle = Callable[[Message], Message]
 

@@ -10,10 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from flwr.app import Message, Metadata
-
 from fedlite.errors import FrameError
-from fedlite.flower import EXPIRED, Packed, error_reply
+from fedlite.flower import EXPIRED, Message, Metadata, error_reply
+from fedlite.link.packing import Packed
 
 
 class Listener(Protocol):

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from fedlite.errors import FrameError
-from fedlite.flower import MAX_BLOBS, MAX_HEADER_BYTES, Packed
+from fedlite.link.packing import MAX_BLOBS, MAX_HEADER_BYTES, Packed
 
 VERSION = 1
 MAX_FRAME_BYTES = 4 * 1024 * 1024

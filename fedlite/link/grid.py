@@ -4,10 +4,8 @@ import os
 import time
 from collections.abc import Iterable
 
-from flwr.app import DEFAULT_TTL, Message, RecordDict
-from flwr.serverapp import Grid
-
-from fedlite.flower import SERVER_NODE_ID, Run, as_task, empty_run, pack, readdress
+from fedlite.flower import SERVER_NODE_ID, Grid, Message, RecordDict, Run, as_task, empty_run, readdress
+from fedlite.link.packing import pack
 from fedlite.link.server import LinkServer
 
 
@@ -37,7 +35,7 @@ class LinkGrid(Grid):
         ttl: float | None = None,
     ) -> Message:
         """A message to a node; `ttl` in seconds [12 hours]."""
-        return Message(content, dst_node_id, message_type, ttl=ttl or DEFAULT_TTL, group_id=group_id)
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
         """The nodes connected now, in ascending order, so that a seeded sample does not depend on arrival."""
