@@ -128,14 +128,14 @@ def issue_client_certificate(authority: Authority, csr_pem: bytes, key_id_hex: s
     return _pem(builder.sign(_private_key(authority.ca_key_pem), hashes.SHA256()))
 
 
-def check_issued(certificate_pem: bytes, ca_pem: bytes, public_key: bytes) -> None:
-    """Raise FrameError unless the certificate holds `public_key` (DER) and the CA signed it."""
+def check_issued(certificate_pem: bytes, ca_pem: bytes, public_key: bytes | None = None) -> None:
+    """Raise FrameError unless the CA signed the certificate and it holds `public_key` (DER), if one is given."""
     issued, ca = _certificate(certificate_pem), _certificate(ca_pem)
     try:
         issued.verify_directly_issued_by(ca)
     except (InvalidSignature, *_PARSE_ERRORS):
         raise FrameError("the certificate is not one of this authority") from None
-    if _public_der(issued.public_key()) != public_key:
+    if public_key is not None and _public_der(issued.public_key()) != public_key:
         raise FrameError("the certificate is for another key")
 
 

@@ -56,6 +56,13 @@ class PublicIdentity:
         """Flower's node id: 1 … 2^63 − 1, from the key id's first 8 bytes."""
         return (int.from_bytes(self.key_id[:8], "big") & (2**63 - 1)) or 1
 
+    def seal(self, payload: _primitives.Buffer, info: bytes) -> bytes:
+        """`payload` + 48 bytes that only this identity opens, under the same `info`; fresh keys each time.
+
+        SealError when the sealing key is of small order, so that anyone could open.
+        """
+        return _primitives.hpke_seal(self.sealing_key, payload, info)
+
     def verify(self, purpose: Purpose, data: bytes, signature: _primitives.Buffer) -> None:
         """Raise SealError unless this identity signed `data` for `purpose`."""
         _primitives.verify(self.signing_key, purpose.value + data, signature)

@@ -29,6 +29,7 @@ __all__ = [
 
 MAGIC = b"FLE1"
 SUITE_X25519 = 1
+SEQ_BITS = 63  # in a field of 64: an SQLite integer holds every seq that passes
 # magic, suite, kind, flags, run id, round, attempt, sender, recipient, model hash, spec hash, seq, length
 _HEADER = struct.Struct("!4sBBH16sIH16s16s32s32sQI")
 HEADER_BYTES = _HEADER.size
@@ -71,9 +72,9 @@ class Opened:
 def seal(sender: Identity, recipient: PublicIdentity, payload: bytes, context: Context, seq: int) -> bytes:
     """An envelope of len(payload) + 250 bytes that only `recipient` can open.
 
-    `seq` (0 … 2^64 − 1) rises with every new payload of this sender; a resend uses the same envelope.
+    `seq` (0 … 2^63 − 1) rises with every new payload of this sender; a resend uses the same envelope.
     """
-    _check_unsigned("seq", seq, 64)
+    _check_unsigned("seq", seq, SEQ_BITS)
     _check_unsigned("payload_bytes", len(payload), 32)
     header = _HEADER.pack(
         MAGIC,
@@ -90,7 +91,7 @@ def seal(sender: Identity, recipient: PublicIdentity, payload: bytes, context: C
         seq,
         len(payload),
     )
-    sealed = _primitives.hpke_seal(recipient.sealing_key, payload, header)
+    sealed = recipient.seal(payload, header)
     body = hashlib.sha256(header)
     body.update(sealed)
     return b"".join((header, sealed, sender.sign(Purpose.ENVELOPE, body.digest())))
@@ -151,6 +152,7 @@ def _check_header(
             f"envelope has magic {magic!r}, suite {suite}, flags {flags}; "
             f"{MAGIC!r}, {SUITE_X25519}, 0 expected"
         )
+    _check_unsigned("seq", seq, SEQ_BITS)
     if payload_bytes > max_payload_bytes:
         raise FrameError(f"envelope claims a payload of {payload_bytes} bytes, limit {max_payload_bytes}")
     if len(envelope) != payload_bytes + OVERHEAD_BYTES:

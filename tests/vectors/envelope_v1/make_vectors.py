@@ -73,8 +73,8 @@ def good() -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     largest = digest("largest") * (MAX_PAYLOAD_BYTES // 32)
     yield "largest payload allowed", signed(body(largest)), {"payload": largest, "seq": 41}
     extremes = {"kind": 255, "round_num": 2**32 - 1, "attempt": 2**16 - 1}
-    top = signed(body(seq=2**64 - 1, **extremes))
-    yield "largest numbers", top, {"payload": PAYLOAD, "seq": 2**64 - 1, "context": CONTEXT | extremes}
+    top = signed(body(seq=2**63 - 1, **extremes))
+    yield "largest numbers", top, {"payload": PAYLOAD, "seq": 2**63 - 1, "context": CONTEXT | extremes}
     zeros = {"kind": 0, "run_id": bytes(16), "round_num": 0, "attempt": 0, "model_hash": bytes(32)}
     zeros["spec_hash"] = bytes(32)
     yield (
@@ -95,6 +95,7 @@ def bad_form(whole: bytes) -> Iterator[tuple[str, bytes, str, str]]:
     yield "suite 0", signed(body(suite=0)), "format", "FrameError"
     yield "suite 2", signed(body(suite=2)), "format", "FrameError"
     yield "low flag set", signed(body(flags=1)), "format", "FrameError"
+    yield "seq of 64 bits", signed(body(seq=2**63)), "format", "FrameError"
     yield "high flag set", signed(body(flags=0x8000)), "format", "FrameError"
     yield "one byte over the limit", signed(body(bytes(MAX_PAYLOAD_BYTES + 1))), "size cap", "FrameError"
     yield "claims 4 GiB", signed(body(payload_bytes=2**32 - 1)), "size cap", "FrameError"

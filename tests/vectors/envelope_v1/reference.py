@@ -113,6 +113,8 @@ def failing_form(envelope: bytes, max_payload_bytes: int) -> str | None:
     fields = unpack(envelope[:138])
     if (fields["magic"], fields["suite"], fields["flags"]) != (b"FLE1", b"\x01", b"\0\0"):
         return "format"
+    if fields["seq"] >= bytes.fromhex("8000000000000000"):
+        return "format"
     size = int.from_bytes(fields["payload_bytes"], "big")
     if size > max_payload_bytes:
         return "size cap"
