@@ -31,7 +31,7 @@ def from_flwr_datasets(partitioner: "Partitioner", source: Dataset | Stored) -> 
 def from_scheme(
     argument: str, y: Labels, keys: Labels | None, num_clients: int, seed: int
 ) -> list[NDArray[np.int64]]:
-    """`DirichletPartitioner:alpha=0.3,min_partition_size=2` and the like; values are JSON.
+    """`DirichletPartitioner:alpha=0.3,min_partition_size=2` and the like; values are JSON or plain words.
 
     `num_partitions`, `partition_by` (`label`, or `key` for natural identifiers) and `seed` are filled in
     where the partitioner has them and the options do not.
@@ -67,11 +67,16 @@ def _partitioner_class(name: str) -> Any:
 
 
 def _options(listed: str, argument: str) -> dict[str, Any]:
-    pairs = [pair.partition("=") for pair in listed.split(",") if listed]
-    try:
-        return {key.strip(): json.loads(value) for key, _, value in pairs}
-    except json.JSONDecodeError as error:
-        raise DataError(f"{argument!r} is not NAME:option=value,… with JSON values: {error}") from error
+    options = {}
+    for pair in listed.split(",") if listed else ():
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise DataError(f"{argument!r} is not NAME:option=value,option=value")
+        try:
+            options[key.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key.strip()] = value
+    return options
 
 
 def _indices(partitioner: Any, y: Labels, keys: Labels | None) -> list[NDArray[np.int64]]:

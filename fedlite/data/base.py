@@ -76,7 +76,7 @@ def as_is(x: Samples) -> Samples:
 
 def unit_range(x: Samples) -> Samples:
     """uint8 0 … 255 → float32 0 … 1."""
-    return np.divide(x, np.float32(255), dtype=np.float32)
+    return np.divide(x, np.float32(255), dtype=np.float32, order="C")
 
 
 def check_labels(y: NDArray[Any], count: int, num_classes: int | None, where: str) -> Labels:

@@ -42,6 +42,6 @@ def motionsense(path: Path, split: str) -> Stored:
 def _standardise(x: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.float32]:
     gain = (scale / np.array(STD)).astype(np.float32)
     shift = (np.array(MEAN) / np.array(STD)).astype(np.float32)
-    wide: NDArray[np.float32] = np.multiply(x.transpose(0, 2, 1), gain[:, None], dtype=np.float32)
+    wide: NDArray[np.float32] = np.multiply(x.transpose(0, 2, 1), gain[:, None], dtype=np.float32, order="C")
     wide -= shift[:, None]
     return wide

@@ -33,7 +33,7 @@ def open_data(
     else:
         name, rest = _path_and_rest(spec)
         whole = _own(Path(name), split)
-    if not rest:
+    if spec == name:
         return whole.open()
     if part := _PART.fullmatch(rest):
         return whole.take(_part(whole, int(part[1]), int(part[2]), partition, seed)).open()
@@ -60,7 +60,7 @@ def _path_and_rest(spec: str) -> tuple[str, str]:
     head, _, tail = spec.rpartition(":")
     whole, rest = (head, tail) if head and (_PART.fullmatch(tail) or _PICK.fullmatch(tail)) else (spec, "")
     plain = Path(re.sub(r"(?<=\.csv):[^/\\]*$", "", whole))
-    if not (Path(whole).exists() or plain.exists()):
+    if not whole or not (Path(whole).exists() or plain.exists()):
         raise DataError(
             f"{spec!r} is neither a data set nor a path; give one of {', '.join(NAMES)}, or {FORMS}"
         )
@@ -81,9 +81,8 @@ def _own(path: Path, split: Split) -> Stored:
 
 def _part(whole: Stored, part: int, of: int, partition: str, seed: int) -> Labels:
     if part >= of:
-        raise DataError(
-            f"there is no part {part} of {of}; possible are 0/{of} to {of - 1}/{of}" if of else "0 parts"
-        )
+        possible = f"0/{of} to {of - 1}/{of}" if of else "0/1 and up"
+        raise DataError(f"there is no part {part} of {of}; possible are {possible}")
     chosen = partition_split(whole, partition, of, seed)[part]
     if not len(chosen):
         raise DataError(f"part {part} of {of} by {partition} has no samples")

@@ -88,7 +88,8 @@ def _stored(
 ) -> Stored:
     shape = IMAGE_SETS[name].shape
     if images.dtype != np.uint8 or images.shape[1:] != shape:
-        raise DataError(f"{where}: images are {images.dtype} {images.shape}, uint8 (n, *{shape}) wanted")
+        wanted = ", ".join(map(str, shape))
+        raise DataError(f"{where}: images are {images.dtype} {images.shape}, uint8 (n, {wanted}) wanted")
     y = check_labels(labels, len(images), NUM_CLASSES, where)
     x = images[:, None] if len(shape) == 2 else images.transpose(0, 3, 1, 2)
     return Stored(x, y, NUM_CLASSES, name, keys, unit_range)
