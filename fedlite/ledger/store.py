@@ -21,7 +21,7 @@ FORM = Form(
     mark=0x464C4C31,  # "FLL1"
     version=1,
     schema=(
-        "CREATE TABLE run (one INTEGER PRIMARY KEY CHECK (one = 1), run_id BLOB NOT NULL, identity TEXT NOT NULL)"
+        "CREATE TABLE run (one INTEGER PRIMARY KEY CHECK (one = 1), run_id BLOB NOT NULL, identity TEXT NOT NULL)",
         "CREATE TABLE round (round_num INTEGER PRIMARY KEY, metrics TEXT NOT NULL)",
         "CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL)",
         "CREATE TABLE step (round_num INTEGER PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL)",
