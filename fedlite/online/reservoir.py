@@ -7,35 +7,28 @@ One SQLite file (WAL, synchronous=FULL): what `add` returned from is there after
 
 import json
 import math
-import os
-import sqlite3
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.errors import DataError, SettingsError, StateError, StorageError
-from fedlite.results.lines import sync_folder
+from fedlite.errors import DataError, SettingsError, StateError
+from fedlite.ledger._sqlite import Closing, Database, Form
 from fedlite.seeds import derive, generator
 
-FORMAT = 1
-APPLICATION = 0x464C5256  # "FLRV"
-SETTINGS = (  # the log is folded in after 1 MiB (256 pages) and cut back to that
-    "journal_mode = WAL",
-    "synchronous = FULL",
-    "wal_autocheckpoint = 256",
-    f"journal_size_limit = {2**20}",
-)
 DTYPES = ("float32", "int64", "uint8")
-REFUSED = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
-SCHEMA = """
-CREATE TABLE about (form TEXT NOT NULL, seen INTEGER NOT NULL);
-CREATE TABLE sample (slot INTEGER PRIMARY KEY, x BLOB NOT NULL, y INTEGER NOT NULL);
-"""
+LOG_PAGES = 256  # the write-ahead file is folded in after 1 MiB
+FORM = Form(
+    what="reservoir",
+    mark=0x464C5256,  # "FLRV"
+    version=1,
+    schema=(
+        "CREATE TABLE about (form TEXT NOT NULL, seen INTEGER NOT NULL)",
+        "CREATE TABLE sample (slot INTEGER PRIMARY KEY, x BLOB NOT NULL, y INTEGER NOT NULL)",
+    ),
+)
 
 
 def places(seed: int, seen: int, count: int, capacity: int) -> dict[int, int]:
@@ -49,7 +42,7 @@ def places(seed: int, seen: int, count: int, capacity: int) -> dict[int, int]:
     return last
 
 
-class Reservoir:
+class Reservoir(Closing):
     """At most `capacity` labelled samples of one shape. Safe to use from several threads of one process."""
 
     def __init__(
@@ -73,21 +66,24 @@ class Reservoir:
             )
         self.path, self.capacity, self.num_classes = path, capacity, num_classes
         self.input_shape, self.dtype, self._seed = tuple(input_shape), np.dtype(dtype), seed
-        self._lock = threading.Lock()
-        self._form = {
+        form = {
             "capacity": capacity,
             "input_shape": list(self.input_shape),
             "num_classes": num_classes,
             "seed": seed,
             "dtype": dtype,
         }
-        with _errors(path):
-            self._database = _open(path, self._form)
+        self._database = Database(path, FORM)
+        try:
+            self._settle(form)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def seen(self) -> int:
         """How many samples ever arrived."""
-        return int(self._rows("SELECT seen FROM about")[0][0])
+        return int(self._database.rows("SELECT seen FROM about")[0][0])
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
@@ -99,7 +95,7 @@ class Reservoir:
         refuses (likewise).
         """
         x, y = self._checked(x, y)
-        with self._lock, _errors(self.path), _transaction(self._database) as database:
+        with self._database.transaction() as database:
             seen = int(database.execute("SELECT seen FROM about").fetchone()[0])
             chosen = places(self._seed, seen, len(y), self.capacity)
             rows = [(slot, x[index].tobytes(), int(y[index])) for slot, index in sorted(chosen.items())]
@@ -108,28 +104,26 @@ class Reservoir:
 
     def all(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Every sample held, x (len, *input_shape) and y (len,), in slot order."""
-        return self._arrays(self._rows("SELECT x, y FROM sample ORDER BY slot"))
+        return self._arrays(self._database.rows("SELECT x, y FROM sample ORDER BY slot"))
 
     def sample(self, count: int, seed: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """`count` different samples in random order, fewer if fewer are held; the same seed draws the same."""
         slots = generator(seed, "reservoir", "sample").permutation(len(self))[:count]
-        rows = [self._rows("SELECT x, y FROM sample WHERE slot = ?", int(slot)) for slot in slots]
+        rows = [self._database.rows("SELECT x, y FROM sample WHERE slot = ?", int(slot)) for slot in slots]
         return self._arrays([row for found in rows for row in found])
 
-    def close(self) -> None:
-        """Fold the log into the file and let go of it."""
-        with self._lock:
-            self._database.close()
-
-    def __enter__(self) -> "Reservoir":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _rows(self, query: str, *values: int) -> list[Any]:
-        with self._lock, _errors(self.path):
-            return self._database.execute(query, values).fetchall()
+    def _settle(self, form: dict[str, Any]) -> None:
+        """Write the form into a new file; otherwise it must be the stored one."""
+        self._database.rows(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        with self._database.transaction() as database:
+            found = database.execute("SELECT form FROM about").fetchone()
+            if found is None:
+                database.execute("INSERT INTO about VALUES (?, 0)", (json.dumps(form),))
+                return
+        stored = json.loads(found[0])
+        for key, value in form.items():
+            if stored.get(key) != value:
+                raise StateError(f"{self.path} was made with {key} = {stored.get(key)}, not {value}")
 
     def _checked(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         if x.shape != (len(y), *self.input_shape) or y.ndim != 1:
@@ -155,72 +149,3 @@ class Reservoir:
         x = np.frombuffer(b"".join(blob for blob, _ in rows), dtype=self.dtype)
         y = np.array([label for _, label in rows], dtype=np.int64)
         return x.reshape(len(rows), *self.input_shape).copy(), y
-
-
-def _open(path: Path, form: dict[str, Any]) -> sqlite3.Connection:
-    """Connect, make the tables if the file is new, and compare its form with ours."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # samples are private; SQLite keeps the mode
-    sync_folder(path.parent)
-    database = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-    try:
-        for setting in SETTINGS:
-            database.execute(f"PRAGMA {setting}").fetchall()
-        with _transaction(database):
-            kind, version, tables = (
-                database.execute(query).fetchone()[0]
-                for query in (
-                    "PRAGMA application_id",
-                    "PRAGMA user_version",
-                    "SELECT count(*) FROM sqlite_master",
-                )
-            )
-            if not tables:
-                _create(database, form)
-            elif (kind, version) != (APPLICATION, FORMAT):
-                raise StateError(f"{path} is not a reservoir of format {FORMAT}")
-        _compare(path, json.loads(database.execute("SELECT form FROM about").fetchone()[0]), form)
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _create(database: sqlite3.Connection, form: dict[str, Any]) -> None:
-    for statement in SCHEMA.split(";"):
-        database.execute(statement)
-    database.execute("INSERT INTO about VALUES (?, 0)", (json.dumps(form),))
-    database.execute(f"PRAGMA application_id = {APPLICATION}")
-    database.execute(f"PRAGMA user_version = {FORMAT}")
-
-
-def _compare(path: Path, stored: dict[str, Any], form: dict[str, Any]) -> None:
-    for key, value in form.items():
-        if stored.get(key) != value:
-            raise StateError(f"{path} was made with {key} = {stored.get(key)}, now {value} is asked for")
-
-
-@contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """All or nothing; SQLite may have rolled back by itself when the disk is full, and that must not hide why."""
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield database
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot use {path}: {error.strerror}") from error
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in REFUSED:
-            raise StorageError(f"cannot use {path}: {error}") from error
-        raise StateError(f"{path} is damaged, or in use by another process: {error}") from error

@@ -38,7 +38,7 @@ class JsonLines:
                 file.flush()
                 os.fsync(file.fileno())
             if new:
-                sync_folder(self.path.parent)
+                _sync_folder(self.path.parent)
         except OSError as error:
             raise StorageError(f"cannot write {self.path}: {error.strerror}") from error
 
@@ -63,7 +63,7 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
@@ -111,8 +111,7 @@ def _cut_torn_tail(path: Path) -> None:
         os.truncate(path, whole)
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in `folder` are on the disk."""
+def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

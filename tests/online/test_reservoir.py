@@ -153,8 +153,8 @@ def test_a_full_disk_loses_only_what_it_refused(tmp_path: Path) -> None:
         "from fedlite.online.reservoir import Reservoir\nfrom tests.online.test_reservoir import stream, SHAPE\n"
         "reservoir = Reservoir(Path(sys.argv[1]), 10**6, SHAPE, 10, 7)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
-        "try:\n    for n in range(10**4): reservoir.add(*stream(100 * n, 100))\n"
-        "except StorageError: print(reservoir.seen)\n"
+        "for n in range(10**4):\n    try: reservoir.add(*stream(100 * n, 100))\n"
+        "    except StorageError: break\nprint(100 * n)\n"
     )
     path = tmp_path / "r"
     ran = subprocess.run(
@@ -200,7 +200,7 @@ def test_what_is_not_a_reservoir_is_refused(tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "other")
     other.execute("CREATE TABLE t (a)")
     other.close()
-    with pytest.raises(StateError, match="not a reservoir"):
+    with pytest.raises(StateError, match="not a fedlite reservoir"):
         Reservoir(tmp_path / "other", 20, SHAPE, 10, 7)
     with pytest.raises(StorageError):
         Reservoir(tmp_path / "text" / "r", 20, SHAPE, 10, 7)
