@@ -21,6 +21,7 @@ from fedlite.errors import StateError, StorageError
 BUSY_SECONDS = 30.0
 WAL_BYTES = 8 << 20  # what the write-ahead file is cut back to after a checkpoint
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+UNREADABLE = sqlite3.SQLITE_CORRUPT  # Python found text that is not UTF-8, and gives no code
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 FAILING = BUSY | {
     sqlite3.SQLITE_FULL,
@@ -114,7 +115,7 @@ class Database:
             raise StateError(
                 f"{self.path} is a {self.form.what} of format {version}, this program reads {self.form.version}"
             )
-        report = self.rows("PRAGMA quick_check(1)")[0][0]
+        report = self.rows("PRAGMA integrity_check(1)")[0][0]
         if report != "ok":
             raise StateError(f"{self.path} is damaged: {report}", remedy=RESTORE)
 
@@ -123,7 +124,7 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+            code = getattr(error, "sqlite_errorcode", UNREADABLE) & 0xFF
             if code in DAMAGED:
                 raise StateError(f"{self.path} is damaged or no database: {error}", remedy=RESTORE) from error
             if code not in FAILING:
@@ -139,17 +140,16 @@ class Database:
 RESTORE = "restore it from a backup, or use another --state-dir"
 
 
-def checksum(value: bytes) -> int:
-    """CRC-32: SQLite checks its pages' form, not what the values in them say."""
-    return zlib.crc32(value)
+def checksum(name: str, value: bytes) -> int:
+    """CRC-32 of a named value: SQLite checks the form of its pages, not what the values in them say."""
+    return zlib.crc32(value, zlib.crc32(name.encode() + b"\0"))
 
 
-def checked(value: bytes, stored: int, what: str) -> bytes:
-    """The value, or StateError if it is not what was stored."""
-    if checksum(value) != stored:
-        raise StateError(
-            f"{what} is damaged: check value {checksum(value):08x}, {stored:08x} stored", remedy=RESTORE
-        )
+def checked(path: Path, name: str, value: bytes, stored: int) -> bytes:
+    """The value, or StateError if name or value are not what was stored."""
+    if (found := checksum(name, value)) != stored:
+        message = f"{path} is damaged: {name!r} has check value {found:08x}, {stored:08x} was stored"
+        raise StateError(message, remedy=RESTORE)
     return value
 
 
@@ -171,9 +171,9 @@ class Closing:
         self.close()
 
 
-def to_json(value: Any) -> str:
+def to_json(value: Any) -> bytes:
     """One form for one value: keys sorted, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _create(path: Path) -> bool:

@@ -24,8 +24,7 @@ class Shelf(Closing):
         rows = self._database.rows("SELECT value, crc FROM entry WHERE name = ?", name)
         if not rows:
             return None
-        value, crc = rows[0]
-        return checked(value, crc, f"{self._database.path}: {name!r}")
+        return checked(self._database.path, name, *rows[0])
 
     def put(self, values: Mapping[str, bytes | None]) -> None:
         """Store all of these or none; None deletes. Durable when it returns; StorageError changes nothing."""
@@ -34,7 +33,7 @@ class Shelf(Closing):
                 if value is None:
                     connection.execute("DELETE FROM entry WHERE name = ?", (name,))
                 else:
-                    row = (name, value, checksum(value))
+                    row = (name, value, checksum(name, value))
                     connection.execute("INSERT OR REPLACE INTO entry VALUES (?, ?, ?)", row)
 
     def names(self) -> list[str]:

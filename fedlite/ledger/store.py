@@ -21,8 +21,9 @@ FORM = Form(
     mark=0x464C4C31,  # "FLL1"
     version=1,
     schema=(
-        "CREATE TABLE run (one INTEGER PRIMARY KEY CHECK (one = 1), run_id BLOB NOT NULL, identity TEXT NOT NULL)",
-        "CREATE TABLE round (round_num INTEGER PRIMARY KEY, metrics TEXT NOT NULL)",
+        "CREATE TABLE run (one INTEGER PRIMARY KEY CHECK (one = 1), run_id BLOB NOT NULL, identity BLOB NOT NULL,"
+        " crc INTEGER NOT NULL)",
+        "CREATE TABLE round (round_num INTEGER PRIMARY KEY, metrics BLOB NOT NULL, crc INTEGER NOT NULL)",
         "CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL)",
         "CREATE TABLE step (round_num INTEGER PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL)",
         "CREATE TABLE counted (round_num INTEGER NOT NULL, sender TEXT NOT NULL, seq BLOB NOT NULL,"
@@ -75,9 +76,11 @@ class Ledger(Closing):
         database = Database(path, FORM)
         try:
             with database.transaction() as connection:
-                row = (os.urandom(16), to_json(identity))
-                connection.execute("INSERT OR IGNORE INTO run VALUES (1, ?, ?)", row)
-                run_id, stored = connection.execute("SELECT run_id, identity FROM run").fetchone()
+                fresh, text = os.urandom(16), to_json(identity)
+                row = (fresh, text, checksum("run", fresh + text))
+                connection.execute("INSERT OR IGNORE INTO run VALUES (1, ?, ?, ?)", row)
+                run_id, stored, crc = connection.execute("SELECT run_id, identity, crc FROM run").fetchone()
+            checked(path, "run", run_id + stored, crc)
             _check_identity(path, json.loads(stored), json.loads(to_json(identity)))
         except BaseException:
             database.close()
@@ -105,12 +108,14 @@ class Ledger(Closing):
             expected = 0 if last is None else last + 1
             if round_num != expected:
                 raise StateError(f"round {round_num} cannot be committed, {expected} is next")
-            connection.execute("INSERT INTO round VALUES (?, ?)", (round_num, text))
+            row = (round_num, text, checksum(f"round {round_num}", text))
+            connection.execute("INSERT INTO round VALUES (?, ?, ?)", row)
             connection.execute("DELETE FROM state")
-            blobs = [(name, value, checksum(value)) for name, value in state.items()]
+            blobs = [(name, value, checksum(name, value)) for name, value in state.items()]
             connection.executemany("INSERT INTO state VALUES (?, ?, ?)", blobs)
             if step is not None:
-                connection.execute("INSERT INTO step VALUES (?, ?, ?)", (round_num, step, checksum(step)))
+                row = (round_num, step, checksum(f"step {round_num}", step))
+                connection.execute("INSERT INTO step VALUES (?, ?, ?)", row)
             _count(connection, round_num, counted)
             connection.executemany(RAISE, [(sender, _pack(seq)) for sender, seq in self._noted.items()])
         self._noted.clear()
@@ -118,24 +123,23 @@ class Ledger(Closing):
     def latest(self) -> Snapshot | None:
         """The last committed round, or None before the first. StateError if a blob is not what was committed."""
         with self._database.transaction() as connection:
-            found = connection.execute("SELECT round_num, metrics FROM round ORDER BY round_num DESC LIMIT 1")
-            row = found.fetchone()
+            query = "SELECT round_num, metrics, crc FROM round ORDER BY round_num DESC LIMIT 1"
+            row = connection.execute(query).fetchone()
             blobs = connection.execute("SELECT name, value, crc FROM state ORDER BY rowid").fetchall()
         if row is None:
             return None
-        where = f"{self._database.path}: state"
-        state = {name: checked(value, crc, f"{where} {name!r}") for name, value, crc in blobs}
-        return Snapshot(row[0], state, json.loads(row[1]))
+        path = self._database.path
+        state = {name: checked(path, name, value, crc) for name, value, crc in blobs}
+        return Snapshot(row[0], state, self._metrics(*row))
 
     def steps(self, after: int, until: int) -> list[bytes] | None:
         """The steps of rounds after + 1 to until, in order; None unless all of them are there."""
-        query = (
-            "SELECT round_num, value, crc FROM step WHERE round_num > ? AND round_num <= ? ORDER BY round_num"
-        )
-        found = self._database.rows(query, after, until)
+        query = "SELECT round_num, value, crc FROM step WHERE round_num > ? AND round_num <= ?"
+        found = sorted(self._database.rows(query, after, until))
         if len(found) != max(0, until - after):
             return None
-        return [checked(value, crc, f"{self._database.path}: step {number}") for number, value, crc in found]
+        path = self._database.path
+        return [checked(path, f"step {number}", value, crc) for number, value, crc in found]
 
     def prune_steps(self, keep: int) -> None:
         """Forget all but the last `keep` steps."""
@@ -170,10 +174,12 @@ class Ledger(Closing):
 
     def history(self) -> list[dict[str, Any]]:
         """The metrics of every round, in order."""
-        return [
-            json.loads(text)
-            for (text,) in self._database.rows("SELECT metrics FROM round ORDER BY round_num")
-        ]
+        rows = self._database.rows("SELECT round_num, metrics, crc FROM round ORDER BY round_num")
+        return [self._metrics(*row) for row in rows]
+
+    def _metrics(self, round_num: int, text: bytes, crc: int) -> dict[str, Any]:
+        metrics: dict[str, Any] = json.loads(checked(self._database.path, f"round {round_num}", text, crc))
+        return metrics
 
     def _counted(self, where: str, *values: Any) -> list[Counted]:
         query = f"SELECT round_num, sender, seq, digest FROM counted {where}"
