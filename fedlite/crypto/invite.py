@@ -39,7 +39,7 @@ class JoinCode:
     @property
     def address(self) -> str:
         """`host:port`, IPv6 in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return join_address(self.host, self.port)
 
 
 def make_code(address: str, certificate_pem: bytes) -> tuple[str, bytes]:
@@ -84,6 +84,11 @@ def split_address(text: str) -> tuple[str, int]:
     if found is None or (port := int(found[3])) > 65535:
         raise SettingsError(f"address is {text!r}; host:port expected, with IPv6 in brackets: [::1]:9443")
     return (found[1] or found[2]).lower(), port
+
+
+def join_address(host: str, port: int) -> str:
+    """`host:port`, IPv6 in brackets: what `split_address` takes apart."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def check_phrase(server: PublicIdentity, device: PublicIdentity) -> str:
