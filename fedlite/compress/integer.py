@@ -76,9 +76,12 @@ class IntegerModel:
         return float((self.run(x).argmax(1) == y).mean())
 
     def save(self, path: Path) -> None:
-        """One safetensors file; its metadata hold the format's name and the spec, so `load` needs nothing else."""
+        """One safetensors file that `load` needs nothing else for; the same model is the same bytes.
+
+        Its metadata are one entry, format → spec: safetensors writes several in an order that varies.
+        """
         tensors = {name: np.ascontiguousarray(value) for name, value in self.tensors.items()}
-        save_file(tensors, path, metadata={"format": FORMAT, "model": self.spec.to_json()})
+        save_file(tensors, path, metadata={FORMAT: self.spec.to_json()})
 
     @staticmethod
     def load(path: Path) -> "IntegerModel":
@@ -86,14 +89,14 @@ class IntegerModel:
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-                if set(metadata) != {"format", "model"} or metadata["format"] != FORMAT:
+                if list(metadata) != [FORMAT]:
                     raise SettingsError(
                         f"{path} is not a {FORMAT} file; its metadata are {str(metadata)[:200]}"
                     )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         except (OSError, SafetensorError) as error:
             raise SettingsError(f"cannot read {path} as safetensors: {error}") from error
-        return IntegerModel(ModelSpec.from_json(metadata["model"]), tensors)
+        return IntegerModel(ModelSpec.from_json(metadata[FORMAT]), tensors)
 
 
 class IntegerLayer(nn.Module):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from fedlite.errors import SettingsError
 
 RANGE_MOMENTUM = 0.9  # range ← 0.9 · range + 0.1 · batch range; a range of (0, 0) is none yet and is replaced
+LEAST_STEP = 2.0**-64  # a smaller scale counts as none and becomes 1: its inverse must not overflow float32
 LEVELS = 255  # of an activation: 0 … 255
 LIMIT = 127  # of a weight: −127 … 127, so that its negative is there too
 BIAS_LIMIT = 2**30  # half of int32: what the products add has the other half
@@ -34,8 +35,7 @@ class Grid(NamedTuple):
 def activation_grid(act_range: Tensor) -> Grid:
     """The uint8 grid of [min, max], widened to hold 0 and shifted so that 0 is on it. (Jacob §3.1)"""
     low, high = act_range[0].clamp(max=0), act_range[1].clamp(min=0)
-    scale = (high - low) / LEVELS
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    scale = _step((high - low) / LEVELS)
     return Grid(scale, torch.round(-low / scale).clamp(0, LEVELS), 0, LEVELS)
 
 
@@ -48,8 +48,13 @@ def weight_grid(weight: Tensor, bias: Tensor | None, input_scale: Tensor) -> Gri
     scale = weight.detach().abs().flatten(1).amax(1) / LIMIT
     if bias is not None:
         scale = torch.maximum(scale, bias.detach().abs() / input_scale / BIAS_LIMIT)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return Grid(scale.reshape(-1, *[1] * (weight.ndim - 1)), torch.zeros_like(input_scale), -LIMIT, LIMIT)
+    return Grid(
+        _step(scale).reshape(-1, *[1] * (weight.ndim - 1)), torch.zeros_like(input_scale), -LIMIT, LIMIT
+    )
+
+
+def _step(scale: Tensor) -> Tensor:
+    return torch.where(scale > LEAST_STEP, scale, torch.ones_like(scale))
 
 
 def bias_grid(weights: Grid, inputs: Grid) -> Grid:
