@@ -19,7 +19,7 @@ from typing import Any, Self
 from fedlite.errors import StateError, StorageError
 
 BUSY_SECONDS = 30.0
-WAL_BYTES = 8 << 20  # what the write-ahead file is cut back to after a checkpoint
+WAL_PAGES = 256  # of 4 kB: where the write-ahead file is folded into the database, and what it is cut back to
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 UNREADABLE = sqlite3.SQLITE_CORRUPT  # Python found text that is not UTF-8, and gives no code
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -129,10 +129,8 @@ class Database:
                 raise StateError(f"{self.path} is damaged or no database: {error}", remedy=RESTORE) from error
             if code not in FAILING:
                 raise
-            if (
-                code == sqlite3.SQLITE_IOERR
-            ):  # after a failed fsync the kernel may forget what it did not write
-                self._failed = str(error)
+            if code == sqlite3.SQLITE_IOERR:
+                self._failed = str(error)  # after a failed fsync, a second one proves nothing (Rebello 2020)
             remedy = "stop the other program that uses it" if code in BUSY else None
             raise StorageError(f"cannot write {self.path}: {error}", remedy=remedy) from error
 
@@ -199,7 +197,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         _write_ahead(connection, path)
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {4096 * WAL_PAGES}")
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA cell_size_check = ON")
     except BaseException:
