@@ -241,7 +241,7 @@ def _column_labels(
 ) -> list[str]:
     """As many labels as fit without touching."""
     longest = max(len(label) for label in labels)
-    most = max(1, int((right - left) / (6.2 * min(longest, 12) + 10)))
+    most = max(1, int((right - left) / (5.8 * min(longest, 12) + 8)))
     step = -(-len(labels) // most)
     return [
         f'<text class="tick" text-anchor="middle" x="{left + (i + 0.5) * slot:.1f}" y="{y}">'

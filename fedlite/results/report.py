@@ -68,11 +68,15 @@ def _header(config: Mapping[str, Any], name: str) -> str:
     versions = summary.mapping(config, "versions")
     words = [f"{key} {value}" for key, value in versions.items() if value]
     words += [f"Python {config['python']}"] if config.get("python") else []
-    words += [f"commit {str(config['commit'])[:12]}"] if config.get("commit") else []
+    words += [_commit(str(config["commit"]))] if config.get("commit") else []
     words += [str(config["platform"])] if config.get("platform") else []
     started = escape(printable(str(config.get("started") or "").replace("T", " ").replace("+00:00", " UTC")))
     facts = escape(" · ".join(printable(word, 100) for word in words))
     return f"<header><h1>{escape(printable(name))}</h1><p>{started}</p><p>{facts}</p></header>"
+
+
+def _commit(commit: str) -> str:
+    return f"commit {commit[:12]}" + (" with changes" if commit.endswith("+") else "")
 
 
 def _tiles(found: Summary) -> str:

@@ -18,7 +18,7 @@ margin:0 0 16px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(116px,1fr));gap:10px;margin-bottom:16px}
 .tile{margin:0;padding:12px 12px;display:flex;flex-direction:column}
 .tile span{color:var(--soft);font-size:12.5px}
-.tile b{white-space:nowrap;font-size:20px;line-height:1.3;font-weight:620;font-variant-numeric:tabular-nums}
+.tile b{white-space:nowrap;font-size:18px;line-height:1.3;font-weight:620;font-variant-numeric:tabular-nums}
 .tile small{color:var(--soft);font-size:12px;min-height:1.5em}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));gap:16px;margin-bottom:16px}
 .grid .card{margin:0}
