@@ -14,6 +14,7 @@ from fedlite.link.exchange import Exchange
 from fedlite.link.packing import unpack
 
 MAX_CONTROL_FRAMES = 256  # a device that does not read its acks is not read from either
+LAST_WRITE_SECONDS = 2.0
 GRPC_PREFIX_BYTES = 5
 
 
@@ -52,6 +53,7 @@ class Connection:
         self._assembler = Assembler(max_message_bytes)
         self._control = deque([frames.welcome(max_message_bytes)])
         self._sent: set[str] = set()  # open letters that the device has, or is being sent
+        self._closing = False
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -63,9 +65,13 @@ class Connection:
                 self._sent.add(message_id)
             else:
                 self._control.append(frames.ack(message_id))
-        tasks = [asyncio.ensure_future(task) for task in (self._read(), self._write(), self._ended)]
+        reading, writing = asyncio.ensure_future(self._read()), asyncio.ensure_future(self._write())
+        tasks = (reading, writing, self._ended)
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            self._closing = True
+            self._wake.set()
+            await asyncio.wait([writing], timeout=LAST_WRITE_SECONDS)  # no status can follow half a write
             for task in done:
                 task.result()
         finally:
@@ -115,7 +121,7 @@ class Connection:
         self._wake.set()
 
     async def _write(self) -> None:
-        while True:
+        while not self._closing:
             self._wake.clear()
             await self._write_control()
             found = self._exchange.next(self.peer.node_id, self._sent)
@@ -127,6 +133,8 @@ class Connection:
                 continue
             self._sent.add(message_id)
             for number, frame in enumerate(frames.message(message_id, packed)):
+                if self._closing:
+                    return
                 if number and letter.closed:
                     await self._put(frames.drop())
                     break
@@ -134,7 +142,7 @@ class Connection:
                 await self._write_control()
 
     async def _write_control(self) -> None:
-        while self._control:
+        while self._control and not self._closing:
             await self._put(self._control.popleft())
         self._drained.set()
 

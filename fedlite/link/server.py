@@ -7,6 +7,7 @@ a second client with the same certificate), INVALID_ARGUMENT (FrameError), UNAVA
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import ssl
 import threading
@@ -132,14 +133,15 @@ class LinkServer:
             name = peer.name
             hello = await self._hello(peer, context)
             await self._serve(peer, certificate, hello, context)
+            return
         except FedliteError as error:
             _log.info("%s: stream ended: %s", name, error)
-            await context.abort(_status(error), str(error.args[0]))
-        except grpc.aio.AbortError:
-            raise
+            code, details = _status(error), str(error.args[0])
         except Exception:  # a fault of ours or of `admit` costs this stream, not the server
             _log.exception("%s: stream ended by a fault of the server", name)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server had a fault, see its log")
+            code, details = grpc.StatusCode.UNAVAILABLE, "the server had a fault, see its log"
+        with contextlib.suppress(grpc.aio.InternalError):  # a device that reads nothing cannot be told why
+            await context.abort(code, details)
 
     async def _hello(self, peer: Peer, context: "grpc.aio.ServicerContext[Any, Any]") -> frames.Hello:
         try:
