@@ -115,7 +115,8 @@ def _add_argument(parser: argparse.ArgumentParser, item: dataclasses.Field[Any],
         element = typing.get_args(kind)[0]
         parser.add_argument(flag, nargs="*", type=element, metavar=metavar, **common)
     elif typing.get_origin(kind) is typing.Literal:
-        parser.add_argument(flag, choices=typing.get_args(kind), **common)
+        choices = typing.get_args(kind)
+        parser.add_argument(flag, choices=choices, type=type(choices[0]), **common)
     else:
         parser.add_argument(flag, type=kind, metavar=metavar or kind.__name__.upper(), **common)
 

@@ -149,6 +149,30 @@ def evaluate(
     return {"loss": loss_sum / len(data), "accuracy": right / len(data)}
 
 
+def predict(
+    model: nn.Module,
+    params: Params,
+    x: NDArray[Any],
+    *,
+    bits: int = 32,
+    masks: Masks | None = None,
+    device: str = "cpu",
+    batch_size: int = 512,
+) -> NDArray[np.int64]:
+    """The likeliest class of each sample of x, shape (n,), computed at `bits`; raises as `local_train`."""
+    net, weights = _open(model, params, bits, masks, device)
+    net.eval()
+    with torch.no_grad():
+        found = [
+            functional_call(net, weights, (torch.as_tensor(x[chosen], device=device),))
+            .argmax(-1)
+            .cpu()
+            .numpy()
+            for chosen in batches(len(x), batch_size)
+        ]
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
 def batches(
     count: int, batch_size: int, seed: int | None = None, epoch: int = 0
 ) -> Iterator[NDArray[np.int64]]:

@@ -1,0 +1,197 @@
+"""A device as the client app sees it: its samples, its memory, its keys and its processor."""
+
+import json
+import struct
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from fedlite.compress.prune import pack_masks, unpack_masks
+from fedlite.downlink import Version
+from fedlite.types import Params, Update
+from fedlite.uplink import Sender
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A report that was sent and may or may not have been counted.
+
+    `if_counted` is the residual when it was, `if_lost` when it was not: then the whole update is still owed.
+    """
+
+    spec_hash: bytes
+    round_num: int
+    envelope: bytes
+    if_counted: Update
+    if_lost: Update
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a device remembers of one run."""
+
+    run: str = ""
+    round_num: int = 0
+    seq: int = 0
+    version: Version | None = None
+    pending: Pending | None = None
+
+
+class Memory(Protocol):
+    """Where a device keeps what it holds; `save` returns once it is safe."""
+
+    def load(self) -> Held:
+        """The last saved, or an empty one."""
+
+    def save(self, held: Held) -> None:
+        """Replace it, whole or not at all."""
+
+
+class Store(Protocol):
+    """Named bytes, written together: fedlite.ledger.shelf.Shelf is one."""
+
+    def get(self, name: str) -> bytes | None:
+        """The bytes, or None."""
+
+    def put(self, values: Mapping[str, bytes | None]) -> None:
+        """Write them all, or none; None deletes."""
+
+
+Predict = Callable[[NDArray[np.generic]], NDArray[np.int64]]  # x → labels
+
+
+class Source(Protocol):
+    """Where a device's samples come from."""
+
+    def draw(self, predict: Predict) -> "Drawn":
+        """This round's samples; `predict` is the model as received, before it learns from them."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples to train on, and what was measured while drawing them."""
+
+    x: NDArray[np.generic]
+    y: NDArray[np.int64]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The same samples every round."""
+
+    x: NDArray[np.generic]
+    y: NDArray[np.int64]
+
+    def draw(self, predict: Predict) -> Drawn:
+        """All of them."""
+        return Drawn(self.x, self.y)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the client app needs of a device. `verify` raises SealError for an offer the server did not sign."""
+
+    client_id: str
+    source: Source
+    memory: Memory
+    sender: Sender
+    verify: Callable[[bytes, bytes], None]
+    compute: str = "cpu"
+
+
+@dataclass
+class Ram:
+    """Memory for a simulated device, as long as the process lives.
+
+    Devices given the same `shared` table keep one copy of a version between them.
+    """
+
+    shared: MutableMapping[bytes, Version] = field(default_factory=dict)
+    held: Held = field(default_factory=Held)
+
+    def load(self) -> Held:
+        """The last saved."""
+        return self.held
+
+    def save(self, held: Held) -> None:
+        """Keep a reference."""
+        version = held.version
+        self.held = replace(held, version=version and self.shared.setdefault(version.hash, version))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Memory over named bytes: a shelf on disk, or Flower's Context.state."""
+
+    store: Store
+
+    def load(self) -> Held:
+        """The last saved, or an empty one when nothing was."""
+        head = self.store.get("head")
+        if head is None:
+            return Held()
+        values = json.loads(head)
+        version = _load_version(self.store, values["version"])
+        pending = None
+        if values["pending"] is not None:
+            pending = _load_pending(self.store, values["pending"])
+        return Held(values["run"], values["round"], values["seq"], version, pending)
+
+    def save(self, held: Held) -> None:
+        """One write of everything that changed."""
+        version, pending = held.version, held.pending
+        head = {
+            "run": held.run,
+            "round": held.round_num,
+            "seq": held.seq,
+            "version": version.number if version else None,
+            "pending": pending.round_num if pending else None,
+        }
+        values: dict[str, bytes | None] = {"head": json.dumps(head).encode()}
+        if version is not None:
+            values |= {"params": _dump(version.params), "masks": pack_masks(version.masks)}
+        if pending is not None:
+            values |= {
+                "pending": pending.spec_hash + pending.envelope,
+                "if_counted": _dump(pending.if_counted),
+                "if_lost": _dump(pending.if_lost),
+            }
+        self.store.put(values)
+
+
+_COUNT = struct.Struct(">I")
+
+
+def _dump(arrays: Params) -> bytes:
+    """safetensors, with the names in their own order in front (safetensors sorts them)."""
+    names = json.dumps(list(arrays)).encode()
+    body: bytes = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+    return _COUNT.pack(len(names)) + names + body
+
+
+def _parse(data: bytes | None) -> Params:
+    if data is None:
+        return {}
+    middle = _COUNT.size + _COUNT.unpack_from(data)[0]
+    arrays = load(data[middle:])
+    return {name: arrays[name] for name in json.loads(data[_COUNT.size : middle])}
+
+
+def _load_version(store: Store, number: int | None) -> Version | None:
+    if number is None:
+        return None
+    params = _parse(store.get("params"))
+    return Version(number, params, unpack_masks(store.get("masks") or b"", params))
+
+
+def _load_pending(store: Store, round_num: int) -> Pending | None:
+    data = store.get("pending")
+    if data is None:
+        return None
+    counted, lost = _parse(store.get("if_counted")), _parse(store.get("if_lost"))
+    return Pending(data[:32], round_num, data[32:], counted, lost)

@@ -1,0 +1,93 @@
+"""The settings of a federated job, shared by every program that runs one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fedlite.config import option
+from fedlite.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """What is trained, how, and with whom. Each field is a flag, a TOML key and a line of config.json."""
+
+    rounds: int = option(20, "rounds to run in all; raise it and start again to continue")
+    dataset: str = option("digits", "data set, or folder/.npz/.csv of your own, that the model is tested on")
+    data_dir: Path | None = option(None, "folder with the data sets; default: $FEDLITE_DATA", metavar="DIR")
+    model: str = option("auto", "model name; auto picks one for the data set")
+    input_shape: str = option(
+        "", "shape of one sample, as 1x28x28, when there are no test data to take it from"
+    )
+    num_classes: int = option(0, "number of classes, when there are no test data to count them in")
+    strategy: str = option(
+        "fedavg", "fedavg, fedprox:mu=0.01, fedadam:…, or flwr:NAME:key=value for Flower's"
+    )
+    cohort: int = option(0, "clients per round; 0 takes all that are there")
+    over_selection: float = option(1.0, "ask this many times the cohort; the first to answer count")
+    quorum: int = option(2, "fewest results a round is worth; also how many clients to wait for")
+    deadline_seconds: float = option(600.0, "longest wait for a round's results")
+    max_examples: int = option(100_000, "largest example count believed of one client")
+    epochs: int = option(5, "local epochs per round")
+    batch_size: int = option(10, "local batch size; 0 is all samples at once")
+    optimizer: Literal["sgd", "adam"] = option("sgd", "local optimizer")
+    learning_rate: float = option(0.1, "local learning rate")
+    momentum: float = option(0.0, "local momentum")
+    weight_decay: float = option(0.0, "local weight decay")
+    clip_norm: float = option(0.0, "clip local gradients to this L2 norm; 0 is off")
+    bits: Literal[8, 32] = option(8, "8 trains for the int8 model that is deployed; 32 is plain float")
+    sparsity: float = option(0.5, "share of the weights to prune, 0 to below 1")
+    prune_round: int = option(3, "prune after this round")
+    uplink_codec: str = option("int8", "how updates are coded")
+    downlink_codec: str = option("int8", "how model versions are coded")
+    evaluate_every: int = option(1, "test the model every so many rounds; 0 is never")
+    seed: int = option(0, "the run's seed: same seed, same bytes")
+    run_dir: Path | None = option(None, "folder for results", metavar="DIR")
+
+    def __post_init__(self) -> None:
+        for name in ("quorum", "rounds", "max_examples"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"--{name.replace('_', '-')} is {getattr(self, name)}, at least 1 wanted")
+        if not self.over_selection >= 1:
+            raise SettingsError(f"--over-selection is {self.over_selection}, at least 1 wanted")
+        if self.cohort and self.cohort < self.quorum:
+            raise SettingsError(f"--cohort is {self.cohort}, below --quorum {self.quorum}")
+        if not self.deadline_seconds > 0:
+            raise SettingsError(f"--deadline-seconds is {self.deadline_seconds}, above 0 wanted")
+
+    def train_settings(self) -> dict[str, Any]:
+        """The fields of TrainSettings, as sent to clients."""
+        names = (
+            "epochs",
+            "batch_size",
+            "optimizer",
+            "learning_rate",
+            "momentum",
+            "weight_decay",
+            "clip_norm",
+        )
+        return {name: getattr(self, name) for name in names} | {"bits": self.bits}
+
+    def identity(self) -> dict[str, Any]:
+        """What may not change while a run goes on."""
+        names = ("dataset", "model", "strategy", "bits", "sparsity", "prune_round", "seed")
+        return {name: getattr(self, name) for name in (*names, "uplink_codec", "downlink_codec")}
+
+
+@dataclass(frozen=True)
+class FlowerSettings(JobSettings):
+    """The run config of `flwr run .`: a job, and how each node's share of the data set is cut."""
+
+    partition: str = option("iid", "iid, dirichlet:ALPHA, shards:2 or natural")
+    clients: int = option(0, "shares to cut; 0 takes the node's own num-partitions")
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """`1x28x28` → (1, 28, 28)."""
+    try:
+        shape = tuple(int(part) for part in text.split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise SettingsError(f"--input-shape is {text!r}; write it as 1x28x28")
+    return shape

@@ -1,0 +1,162 @@
+"""Any stock Flower strategy as a round's rule: it sees ordinary messages with whole models in them.
+
+Who takes part is decided as for our own strategies (cohort, quorum, over-selection); the strategy decides what
+becomes of the results. Statistics (activation ranges) are averaged beside it: they are measured, not learned.
+"""
+
+import inspect
+import logging
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fedlite import aggregate
+from fedlite.errors import QuorumError, SettingsError
+from fedlite.flower import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+    quiet,
+    stock_strategies,
+)
+from fedlite.rounds import Combined
+from fedlite.strategies.base import State
+from fedlite.strategies.named import split_spec
+from fedlite.tensors import add
+from fedlite.types import Params, Result, is_statistic
+
+_CLIENT_SETTINGS = {"proximal-mu": "proximal_mu"}  # config keys of stock strategies that our clients know
+_QUIET = {"fraction_evaluate": 0.0, "min_evaluate_nodes": 0, "min_available_nodes": 1, "min_train_nodes": 1}
+
+
+def stock_rule(spec: str, seed: int) -> "StockRule":
+    """`NAME:key=number,…` of flwr.serverapp.strategy. SettingsError lists the strategies or the options."""
+    name, options = split_spec(spec)
+    quiet(logging.ERROR)
+    known = stock_strategies()
+    if name not in known:
+        raise SettingsError(f"Flower has no strategy {name!r}; it has {', '.join(sorted(known))}")
+    accepted = inspect.signature(known[name]).parameters
+    if odd := set(options) - set(accepted):
+        raise SettingsError(f"flwr:{name} has no option {sorted(odd)}; it has {', '.join(accepted)}")
+    numbers = {key: int(value) if value.is_integer() else value for key, value in options.items()}
+    try:
+        strategy = known[name](**{key: v for key, v in _QUIET.items() if key in accepted} | numbers)
+    except TypeError as error:
+        raise SettingsError(f"flwr:{name} cannot be made from numbers alone: {error}") from error
+    return StockRule(strategy, seed)
+
+
+@dataclass(frozen=True)
+class StockRule:
+    """Holds every result of a round in memory, as stock strategies do."""
+
+    strategy: Any
+    seed: int
+
+    def init(self, params: Params) -> State:
+        """Stock strategies make their state in the first round."""
+        return {}
+
+    def client_settings(self) -> Mapping[str, float]:
+        """What the strategy asks of clients, as far as our clients know it."""
+        config = self._configure(1, {})
+        return {
+            ours: float(str(config[theirs])) for theirs, ours in _CLIENT_SETTINGS.items() if theirs in config
+        }
+
+    def combine(self, round_num: int, params: Params, state: State, results: Iterable[Result]) -> Combined:
+        """Hand the strategy one reply per result, with the client's whole model in it."""
+        learned = {name: value for name, value in params.items() if not is_statistic(name)}
+        measured = {name: value for name, value in params.items() if is_statistic(name)}
+        replies, total = [], aggregate.start(measured)
+        for result in sorted(
+            results, key=lambda each: each.client_id
+        ):  # ties must not fall by time of arrival
+            total = aggregate.add(total, replace(result, update=_only(result.update, measured)))
+            replies.append(_reply(add(learned, result.update), result))
+        _restore(self.strategy, state)
+        self._configure(round_num, learned)
+        arrays, _ = self.strategy.aggregate_train(round_num, replies)
+        if arrays is None:
+            raise QuorumError(f"{type(self.strategy).__name__} made no model of {len(replies)} results")
+        ranges = add(measured, aggregate.finish(total))
+        after = {
+            name: ranges[name] if name in ranges else np.asarray(arrays[name].numpy(), np.float32)
+            for name in params
+        }
+        return Combined(after, _capture(self.strategy), aggregate.mean_metrics(total))
+
+    def _configure(self, round_num: int, params: Params) -> ConfigRecord:
+        """Let the strategy see the round's model, as its own loop would; returns what it tells clients."""
+        config = ConfigRecord()
+        before = random.getstate()
+        random.seed(self.seed)  # stock strategies draw from the global generator: it is given back as it was
+        try:
+            messages = self.strategy.configure_train(round_num, _arrays(params), config, _OneNode())
+        finally:
+            random.setstate(before)
+        for message in messages:
+            for record in message.content.config_records.values():
+                config.update(record)
+        return config
+
+
+class _OneNode:
+    """As much of a Grid as choosing nodes takes."""
+
+    def get_node_ids(self) -> list[int]:
+        return [1]
+
+
+def _only(update: Params, like: Params) -> dict[str, Any]:
+    return {name: update[name] for name in like}
+
+
+def _arrays(params: Params) -> ArrayRecord:
+    return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in params.items()})
+
+
+def _reply(local: Params, result: Result) -> Message:
+    metrics = MetricRecord({"num-examples": result.num_examples, **result.metrics})
+    offer = Message(RecordDict(), dst_node_id=1, message_type=MessageType.TRAIN)
+    return Message(RecordDict({"arrays": _arrays(local), "metrics": metrics}), reply_to=offer)
+
+
+def _capture(strategy: Any) -> State:
+    """The strategy's arrays (moments, current model), flat: `attribute/key` or `attribute#index`."""
+    state: dict[str, Any] = {}
+    for name, value in vars(strategy).items():
+        if isinstance(value, dict):
+            state |= {f"{name}/{key}": each for key, each in value.items() if isinstance(each, np.ndarray)}
+        elif isinstance(value, list):
+            state |= {f"{name}#{i}": each for i, each in enumerate(value) if isinstance(each, np.ndarray)}
+        elif isinstance(value, np.ndarray):
+            state[name] = value
+    return state
+
+
+def _restore(strategy: Any, state: State) -> None:
+    """Put back what `_capture` took."""
+    dicts: dict[str, dict[str, Any]] = {}
+    lists: dict[str, list[tuple[int, Any]]] = {}
+    for name, value in state.items():
+        if "/" in name:
+            attribute, _, key = name.partition("/")
+            dicts.setdefault(attribute, {})[key] = value
+        elif "#" in name:
+            attribute, _, index = name.partition("#")
+            lists.setdefault(attribute, []).append((int(index), value))
+        else:
+            setattr(strategy, name, value)
+    for attribute, values in dicts.items():
+        setattr(strategy, attribute, values)
+    for attribute, items in lists.items():
+        setattr(strategy, attribute, [value for _, value in sorted(items, key=lambda item: item[0])])
