@@ -36,6 +36,6 @@ class FedAdam(FedAvg):
                 continue
             m: Array = self.beta1 * state[f"m.{name}"] + (1 - self.beta1) * delta
             v: Array = self.beta2 * state[f"v.{name}"] + (1 - self.beta2) * delta**2
-            after[name] = value + self.server_learning_rate * m / (np.sqrt(v) + self.tau)
+            after[name] = value + self.server_learning_rate * m / (v**0.5 + self.tau)
             moments |= {f"m.{name}": m, f"v.{name}": v}
         return after, moments
