@@ -14,8 +14,9 @@ from fedlite import models
 from fedlite.compress.prune import magnitude_masks
 from fedlite.compress.quantize import prepare
 from fedlite.errors import DataError, SettingsError, UpdateError
+from fedlite.step import begin, descend, objective
 from fedlite.tensors import digest
-from fedlite.train import TrainSettings, batches, begin, descend, evaluate, local_train, objective
+from fedlite.train import TrainSettings, batches, evaluate, local_train
 from fedlite.types import Array, is_statistic
 from tests.models.real import digits
 
@@ -368,6 +369,12 @@ def test_what_does_not_fit_is_refused() -> None:
         evaluate(model, params, x[:0], y[:0])
     with pytest.raises(UpdateError):
         local_train(model, {"output.weight": params["output.weight"]}, x, y, TrainSettings(), seed=0)
+    for bad in (10, -1):
+        with pytest.raises(DataError, match="classes 0 to 9"):
+            local_train(model, params, x, np.where(y == 3, bad, y), TrainSettings(), seed=0)
+    for wrong in (x[:, :, :7], x.astype(np.float64)):
+        with pytest.raises(DataError, match="no examples of shape"):
+            evaluate(model, params, wrong, y)
     for device in ("cuda:99", "toaster"):
         with pytest.raises(SettingsError, match="this machine has cpu"):
             local_train(model, params, x, y, TrainSettings(), seed=0, device=device)

@@ -75,9 +75,10 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(value: Tensor, scale: Tensor, zero_point: Tensor, low: float, high: float) -> Any:
-        wanted = torch.round(value / scale) + zero_point
+        wanted = (value / scale).round_().add_(zero_point)
         taken = wanted.clamp(low, high)
-        return (taken - zero_point) * scale, wanted == taken
+        inside = wanted == taken
+        return taken.sub_(zero_point).mul_(scale), inside
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -87,6 +88,24 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Any) -> Any:
         return gradient * ctx.saved_tensors[0], None, None, None, None
+
+
+class _RoundToStep(torch.autograd.Function):
+    """value → scale · round(value / scale): the same for a symmetric grid that holds every value."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, scale: Tensor) -> Any:
+        return (value / scale).round_().mul_(scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient, None
 
 
 def fake_quantize(value: Tensor, grid: Grid) -> Tensor:
@@ -129,21 +148,27 @@ _ROUNDED: dict[type, type] = {nn.Linear: RoundedLinear, nn.Conv1d: RoundedConv1d
 _FLOAT = {rounded: plain for plain, rounded in _ROUNDED.items()}
 
 
+def _round_to_step(value: Tensor, grid: Grid) -> Tensor:
+    return cast(Tensor, _RoundToStep.apply(value, grid.scale))  # type: ignore[no-untyped-call]
+
+
 def _operands(layer: Rounded, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Input, weight and bias, rounded.
 
     In training mode `act_range` moves first, by assignment: under functional_call the new range is then in the
-    caller's dict, and the module is left alone. An input without a range yet passes as it is.
+    caller's dict, and the module is left alone. An input without a range passes as it is; in training that
+    can only be a batch of zeros, which rounding leaves alone.
     """
     if layer.training:
         layer.act_range = _moved(layer.act_range, x.detach())
     grid = activation_grid(layer.act_range)
-    x = torch.where((layer.act_range != 0).any(), fake_quantize(x, grid), x)
+    rounded = fake_quantize(x, grid)
+    x = rounded if layer.training else torch.where((layer.act_range != 0).any(), rounded, x)
     weight, bias = layer.weight, layer.bias
     steps = weight_grid(weight, bias, grid.scale)
     if bias is not None:
-        bias = fake_quantize(bias, bias_grid(steps, grid))
-    return x, fake_quantize(weight, steps), bias
+        bias = _round_to_step(bias, bias_grid(steps, grid))
+    return x, _round_to_step(weight, steps), bias
 
 
 def _moved(act_range: Tensor, x: Tensor) -> Tensor:

@@ -1,0 +1,122 @@
+"""One step of local training, pure: a device loops over it, a simulator can vmap it over its clients.
+
+Weights, gradients and the optimizer's state are name → tensor, given as arguments and returned anew.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from fedlite.errors import SettingsError
+
+Tensors = dict[str, Tensor]
+
+ADAM_BETAS = (0.9, 0.999)  # Kingma & Ba 2015, Algorithm 1, as is epsilon
+ADAM_EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How one client trains in one round. SettingsError, with the range allowed, for a value outside it."""
+
+    epochs: int = 1  # passes over the data, ≥ 1
+    batch_size: int = 32  # examples per step; 0 takes all of them (FedSGD)
+    optimizer: Literal["sgd", "adam"] = "sgd"  # its state begins at zero in every round
+    learning_rate: float = 0.05
+    momentum: float = 0.0  # of sgd, in [0, 1)
+    weight_decay: float = 0.0  # added to the gradient as weight_decay · w, after clipping
+    proximal_mu: float = 0.0  # FedProx: mu/2 · ‖w − w_t‖² on top of the loss (Li et al. 2020, eq. 2)
+    clip_norm: float = 0.0  # longest gradient, L2 over all tensors, the penalty's included; 0 is off
+    bits: int = 32  # 8 trains int8-aware
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        _require("epochs", self.epochs, type(self.epochs) is int and self.epochs >= 1, "a whole number ≥ 1")
+        whole = type(self.batch_size) is int and self.batch_size >= 0
+        _require("batch_size", self.batch_size, whole, "a whole number ≥ 0; 0 is the full batch")
+        _require("optimizer", self.optimizer, self.optimizer in ("sgd", "adam"), "sgd or adam")
+        _require("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "> 0")
+        _require("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        for name in ("weight_decay", "proximal_mu", "clip_norm"):
+            value = getattr(self, name)
+            _require(name, value, 0 <= value < math.inf, "≥ 0")
+        _require("bits", self.bits, self.bits in (8, 32), "32 (float32) or 8 (int8-aware)")
+        if self.optimizer == "adam" and self.momentum:
+            raise SettingsError(f"momentum is {self.momentum}, which adam does not use; leave it 0")
+
+
+class Moments(NamedTuple):
+    """The optimizer's state: mean gradients (or momentum), mean squares (adam only), and steps taken."""
+
+    first: Tensors
+    second: Tensors
+    steps: int
+
+
+def objective(
+    net: nn.Module, learned: Tensors, statistics: Tensors, x: Tensor, y: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensors]]:
+    """Mean cross-entropy of a batch; and how many are right, and the statistics after it. Pure."""
+    weights = {**learned, **statistics}
+    logits = functional_call(net, weights, (x,))
+    hits = (logits.argmax(-1) == y).sum()
+    return F.cross_entropy(logits, y), (hits, {name: weights[name] for name in statistics})
+
+
+def begin(learned: Tensors, settings: TrainSettings) -> Moments:
+    """The optimizer's state before the first step."""
+    adam = settings.optimizer == "adam"
+    first = {n: torch.zeros_like(w) for n, w in learned.items()} if adam or settings.momentum else {}
+    second = {n: torch.zeros_like(w) for n, w in learned.items()} if adam else {}
+    return Moments(first, second, 0)
+
+
+def descend(
+    learned: Tensors,
+    gradients: Tensors,
+    moments: Moments,
+    settings: TrainSettings,
+    anchor: Tensors,
+    live: Tensors,
+) -> tuple[Tensors, Moments]:
+    """One step down from `learned`; pure. `anchor` is w_t; `live` holds the masks as 0.0 and 1.0.
+
+    The order is: penalty, mask, clip, weight decay, optimizer (sgd and adam as torch.optim's).
+    """
+    if settings.proximal_mu:
+        gradients = {n: g + settings.proximal_mu * (learned[n] - anchor[n]) for n, g in gradients.items()}
+    gradients = {n: g * live[n] if n in live else g for n, g in gradients.items()}
+    if settings.clip_norm:
+        norm = torch.stack([g.square().sum() for g in gradients.values()]).sum().sqrt()
+        factor = (settings.clip_norm / norm).clamp(max=1.0)
+        gradients = {n: g * factor for n, g in gradients.items()}
+    if settings.weight_decay:
+        gradients = {n: g.add(learned[n], alpha=settings.weight_decay) for n, g in gradients.items()}
+    if settings.optimizer == "adam":
+        return _adam(learned, gradients, moments, settings.learning_rate)
+    if settings.momentum:
+        gradients = {n: g.add(moments.first[n], alpha=settings.momentum) for n, g in gradients.items()}
+        moments = Moments(gradients, {}, moments.steps + 1)
+    return {n: w.sub(gradients[n], alpha=settings.learning_rate) for n, w in learned.items()}, moments
+
+
+def _adam(learned: Tensors, gradients: Tensors, moments: Moments, rate: float) -> tuple[Tensors, Moments]:
+    """Kingma & Ba 2015, Algorithm 1."""
+    (beta1, beta2), steps = ADAM_BETAS, moments.steps + 1
+    first = {n: torch.lerp(moments.first[n], g, 1 - beta1) for n, g in gradients.items()}
+    second = {n: moments.second[n] * beta2 + (1 - beta2) * g * g for n, g in gradients.items()}
+    size, spread = rate / (1 - beta1**steps), 1 / math.sqrt(1 - beta2**steps)
+    stepped = {
+        n: w - size * first[n] / (second[n].sqrt() * spread + ADAM_EPSILON) for n, w in learned.items()
+    }
+    return stepped, Moments(first, second, steps)
+
+
+def _require(name: str, value: object, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise SettingsError(f"{name} is {value!r}; it must be {wanted}")
