@@ -22,7 +22,7 @@ from fedlite.step import Tensors, TrainSettings, begin, descend, objective
 from fedlite.tensors import apply_masks, check_like
 from fedlite.types import Array, Masks, Params, is_statistic
 
-__all__ = ["TrainResult", "TrainSettings", "batches", "check_device", "evaluate", "local_train"]
+__all__ = ["TrainResult", "TrainSettings", "batches", "check_device", "evaluate", "local_train", "predict"]
 
 
 @dataclass(frozen=True, eq=False)

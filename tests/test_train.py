@@ -16,7 +16,7 @@ from fedlite.compress.quantize import prepare
 from fedlite.errors import DataError, SettingsError, UpdateError
 from fedlite.step import begin, descend, objective
 from fedlite.tensors import digest
-from fedlite.train import TrainSettings, batches, evaluate, local_train
+from fedlite.train import TrainSettings, batches, evaluate, local_train, predict
 from fedlite.types import Array, is_statistic
 from tests.models.real import digits
 
@@ -249,6 +249,15 @@ def test_evaluate_is_the_mean_over_examples_whatever_the_batch() -> None:
         scores = evaluate(model, params, x, y, batch_size=size)
         assert scores["loss"] == pytest.approx(loss, rel=1e-5)
         assert scores["accuracy"] == np.mean(logits.argmax(1) == y)
+
+
+@pytest.mark.parametrize("bits", [8, 32])
+def test_predictions_are_what_accuracy_counts(bits: int) -> None:
+    model, (x, y) = linear(bits), some(40)
+    params = local_train(model, start(model), x, y, TrainSettings(epochs=3, bits=bits), seed=0).params
+    predicted = predict(model, params, x, bits=bits, batch_size=16)
+    assert predicted.dtype == np.int64
+    assert np.mean(predicted == y) == evaluate(model, params, x, y, bits=bits)["accuracy"]
 
 
 # --- int8-aware ----------------------------------------------------------------------------------------------
