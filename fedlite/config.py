@@ -124,7 +124,7 @@ def _add_argument(parser: argparse.ArgumentParser, item: dataclasses.Field[Any],
 def _coerce(value: Any, hint: Any, where: str) -> Any:
     """A TOML value as the field's type; ints pass for floats and strings for paths, no more."""
     kind, optional = _split(hint)
-    if value is None and optional:
+    if optional and value in (None, ""):
         return None
     if kind is Path and isinstance(value, str):
         return Path(value)

@@ -10,7 +10,7 @@ from threading import Event
 from fedlite import config as records
 from fedlite.apps.job import Workshop, make_job, node, unsigned
 from fedlite.apps.report import recorder
-from fedlite.apps.server import rounds_of, run
+from fedlite.apps.server import run
 from fedlite.apps.settings import FlowerSettings
 from fedlite.flower import Context, Grid, ServerApp
 from fedlite.ledger.store import Ledger
@@ -34,7 +34,7 @@ def main(grid: Grid, context: Context) -> None:
                 records.record(settings),
                 settings.rounds,
                 "fedlite on Flower",
-                history=rounds_of(ledger),
+                ledger,
             ) as watcher,
         ):
             model = run(grid, make_job(workshop, Clear(), unsigned, node), ledger, watcher, Event())

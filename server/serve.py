@@ -11,7 +11,7 @@ from fedlite import config as records
 from fedlite.apps.cohort import Party
 from fedlite.apps.job import Workshop, make_job
 from fedlite.apps.report import recorder
-from fedlite.apps.server import rounds_of, run
+from fedlite.apps.server import run
 from fedlite.crypto.certificates import Authority
 from fedlite.crypto.identity import Identity, PublicIdentity, sign_manifest
 from fedlite.errors import AccessError
@@ -52,13 +52,12 @@ def serve(config: Config, stop: Event) -> Path:
             workshop, receiver, lambda text: sign_manifest(identity, text), roster.party, patient=True
         )
         grid = LinkGrid(link, int.from_bytes(ledger.run_id[:8], "big") >> 1)
-        history = rounds_of(ledger)
         with recorder(
             folder,
             records.record(config),
             config.rounds,
             f"fedlite server, {config.strategy}",
-            history=history,
+            ledger,
         ) as watcher:
             model = run(grid, job, ledger, watcher, stop)
             workshop.write(folder, model)

@@ -15,7 +15,7 @@ from fedlite.apps.client import client_app
 from fedlite.apps.device import Device, Fixed, Ram
 from fedlite.apps.job import Workshop, make_job, node, unsigned, unverified
 from fedlite.apps.report import recorder
-from fedlite.apps.server import rounds_of, run
+from fedlite.apps.server import run
 from fedlite.data.base import Dataset
 from fedlite.data.partition import split
 from fedlite.data.spec import open_data
@@ -47,9 +47,7 @@ def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
             config.identity() | {"clients": config.clients, "partition": config.partition},
         ) as ledger,
         VirtualGrid(app, len(parts), workers=config.workers) as grid,
-        recorder(
-            folder, records.record(config), config.rounds, _title(config, parts), history=rounds_of(ledger)
-        ) as watcher,
+        recorder(folder, records.record(config), config.rounds, _title(config, parts), ledger) as watcher,
     ):
         model = run(grid, make_job(workshop, Clear(), unsigned, node), ledger, watcher, stop)
         workshop.write(folder, model)

@@ -9,7 +9,7 @@ from fedlite.apps.offer import NEVER_COUNTED, Manifest, Offer, read_answer, writ
 from fedlite.compress.codec import Codec
 from fedlite.crypto.seal import check_fresh
 from fedlite.downlink import bundle, snapshot
-from fedlite.errors import PeerError, QuorumError
+from fedlite.errors import PeerError, QuorumError, ReplayError
 from fedlite.flower import Grid, Message, MessageType
 from fedlite.ledger.store import Counted, Ledger
 from fedlite.rounds import Model
@@ -189,7 +189,8 @@ class _Collection:
         limit = courier.codec.limit_bytes(like, masks=self.model.held.masks) + REPORT_OVERHEAD_BYTES
         opened = courier.receiver.open(envelope, self.manifest.context, party.client_id, limit)
         last = courier.ledger.last_counted(party.client_id)
-        check_fresh((last.seq, last.digest) if last else None, opened)
+        if check_fresh((last.seq, last.digest) if last else None, opened) == "resend":
+            raise ReplayError(f"this report was counted in round {last.round_num if last else 0}")
         report = unpack(opened.payload, max_examples=courier.max_examples)
         update = courier.codec.decode(report.payload, like, masks=self.model.held.masks)
         check_finite(update)

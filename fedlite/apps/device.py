@@ -186,7 +186,7 @@ def _load_version(store: Store, number: int | None) -> Version | None:
     if number is None:
         return None
     params = _parse(store.get("params"))
-    return Version(number, params, unpack_masks(store.get("masks") or b"", params))
+    return Version(number, params, unpack_masks(store.get("masks") or pack_masks({}), params))
 
 
 def _load_pending(store: Store, round_num: int) -> Pending | None:

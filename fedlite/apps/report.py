@@ -1,11 +1,12 @@
 """What a run shows and leaves behind: the live table, the results folder, the final model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedlite.ledger.store import Ledger
 from fedlite.results.folder import RunFolder
 from fedlite.results.live import LiveTable, live
 
@@ -29,13 +30,14 @@ class Recorder:
 
 @contextmanager
 def recorder(
-    path: Path, config: Mapping[str, Any], rounds: int, title: str, *, history: Sequence[Mapping[str, Any]]
+    path: Path, config: Mapping[str, Any], rounds: int, title: str, ledger: Ledger
 ) -> Iterator[Recorder]:
     """A recorder for one run; the report is written when it ends, however it ends.
 
-    `history` holds the rounds committed before, empty for a new run: those the folder missed are put in.
+    What the ledger has committed is resumed; rows that a kill kept from the folder are put in.
     """
-    folder = RunFolder(path, config, resume=bool(history))
+    history = [row for row in ledger.history() if "round" in row]
+    folder = RunFolder(path, config, resume=ledger.latest() is not None)
     there = {row.get("round") for row in folder.rows()}
     for row in history:
         if row["round"] not in there:

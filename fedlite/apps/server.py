@@ -97,11 +97,6 @@ def run(grid: Grid, job: Job, ledger: Ledger, watcher: Watcher, stop: Event) -> 
     return model
 
 
-def rounds_of(ledger: Ledger) -> list[dict[str, Any]]:
-    """The rows of the rounds committed so far."""
-    return [row for row in ledger.history() if "round" in row]
-
-
 def make_rule(settings: JobSettings) -> Rule:
     """The rule that `--strategy` names."""
     if settings.strategy.startswith("flwr:"):

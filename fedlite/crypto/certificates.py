@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedlite.crypto._primitives import not_authentic
-from fedlite.crypto.files import read_private, write_private
+from fedlite.crypto.files import locked, read_private, write_private
 from fedlite.errors import FrameError, SettingsError, StateError
 
 SERVER_NAME = "fedlite"  # always among the server's names: what a device asks for, whatever the address
-NOT_BEFORE = datetime(1970, 1, 2, tzinfo=UTC)
+NOT_BEFORE = datetime(1970, 1, 1, tzinfo=UTC)
 VALIDITY = timedelta(days=3653)
 CA_FILE, SERVER_FILE = "ca.pem", "server.pem"  # key and certificate in one file, so that they change together
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
@@ -47,16 +47,12 @@ def create_authority(state_dir: Path, hosts: Sequence[str] = ()) -> Authority:
     StateError when there is an authority already; SettingsError for an impossible host name, or a clock
     that is clearly not set.
     """
-    if (state_dir / CA_FILE).exists():
-        raise StateError(f"{state_dir / CA_FILE} exists: this server has its authority already")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = _name("fedlite authority")
-    builder = _builder(name, name, key.public_key(), _not_after())
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    builder = builder.add_extension(_key_usage(certificates=True), critical=True)
-    ca_key_pem, ca_pem = _key_pem(key), _pem(builder.sign(key, hashes.SHA256()))
-    _write_server(state_dir, ca_pem, ca_key_pem, hosts)
-    write_private(state_dir / CA_FILE, ca_key_pem + ca_pem)  # last: its presence says that all is there
+    with locked(state_dir):
+        if (state_dir / CA_FILE).exists():
+            raise StateError(f"{state_dir / CA_FILE} exists: this server has its authority already")
+        ca_key_pem, ca_pem = _new_ca()
+        _write_server(state_dir, ca_pem, ca_key_pem, hosts)
+        write_private(state_dir / CA_FILE, ca_key_pem + ca_pem)  # last: its presence says that all is there
     return load_authority(state_dir)
 
 
@@ -153,6 +149,16 @@ def validity(certificate_pem: bytes) -> tuple[datetime, datetime]:
     """(valid from, valid until), in UTC. FrameError when it is not a certificate."""
     found = _certificate(certificate_pem)
     return found.not_valid_before_utc, found.not_valid_after_utc
+
+
+def _new_ca() -> tuple[bytes, bytes]:
+    """(key, certificate) of a new authority, which issues leaves only."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name("fedlite authority")
+    builder = _builder(name, name, key.public_key(), _not_after())
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_key_usage(certificates=True), critical=True)
+    return _key_pem(key), _pem(builder.sign(key, hashes.SHA256()))
 
 
 def _write_server(state_dir: Path, ca_pem: bytes, ca_key_pem: bytes, hosts: Sequence[str]) -> None:

@@ -5,8 +5,10 @@ the old state or the new one.
 """
 
 import contextlib
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from fedlite.errors import SettingsError, StateError, StorageError
@@ -20,6 +22,18 @@ def private_dir(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make {path}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder, made if it is not there, against other processes that do the same; a crash lets it go."""
+    private_dir(folder)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:

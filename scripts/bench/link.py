@@ -83,20 +83,23 @@ def run_server(payload_bytes: int, rounds: int) -> None:
 
 
 def play(grid: LinkGrid, payload_bytes: int, rounds: int) -> list[float]:
-    seconds = []
-    for round_num in range(rounds):
-        content = RecordDict({"c": ConfigRecord({"round": round_num})})
-        if payload_bytes:
-            data = os.urandom(payload_bytes)
-            content["a"] = ArrayRecord({"all": Array("uint8", (payload_bytes,), "fedlite.v1", data)})
-        messages = [Message(content, dst_node_id=node, message_type="query") for node in grid.get_node_ids()]
-        began = time.perf_counter()
-        replies = grid.send_and_receive(messages, timeout=120.0)
-        seconds.append(time.perf_counter() - began)
-        if len(replies) != CLIENTS or any(reply.has_error() for reply in replies):
-            sys.exit("a reply is missing or an error")
-        if payload_bytes and any(reply.content["a"]["all"].data != data for reply in replies):
-            sys.exit("a reply is not what was sent")
+    return [play_round(grid, payload_bytes, round_num) for round_num in range(rounds)]
+
+
+def play_round(grid: LinkGrid, payload_bytes: int, round_num: int) -> float:
+    """Seconds from the push to the last reply; nothing of a round is held in the next."""
+    content = RecordDict({"c": ConfigRecord({"round": round_num})})
+    data = os.urandom(payload_bytes)
+    if payload_bytes:
+        content["a"] = ArrayRecord({"all": Array("uint8", (payload_bytes,), "fedlite.v1", data)})
+    messages = [Message(content, dst_node_id=node, message_type="query") for node in grid.get_node_ids()]
+    began = time.perf_counter()
+    replies = grid.send_and_receive(messages, timeout=120.0)
+    seconds = time.perf_counter() - began
+    if len(replies) != CLIENTS or any(reply.has_error() for reply in replies):
+        sys.exit("a reply is missing or an error")
+    if payload_bytes and any(reply.content["a"]["all"].data != data for reply in replies):
+        sys.exit("a reply is not what was sent")
     return seconds
 
 

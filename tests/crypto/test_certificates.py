@@ -3,6 +3,7 @@
 import os
 import ssl
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_what_the_certificates_say(authority: Authority) -> None:
 def test_validity_spans_1970_to_ten_years_from_now(authority: Authority) -> None:
     for pem in (authority.ca_pem, authority.server_pem, device(authority)[1]):
         begin, end = validity(pem)
-        assert begin == datetime(1970, 1, 2, tzinfo=UTC)
+        assert begin == datetime(1970, 1, 1, tzinfo=UTC)
         assert timedelta(days=3650) < end - datetime.now(UTC) <= timedelta(days=3653)
         assert end <= validity(authority.ca_pem)[1]
 
@@ -135,6 +136,22 @@ def test_an_authority_is_made_once(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="already"):
         create_authority(tmp_path)
     assert load_authority(tmp_path) == made
+
+
+def test_of_many_at_once_one_makes_it(tmp_path: Path) -> None:
+    """Had another written the server's half, the two files would not belong together."""
+
+    def make() -> bool:
+        try:
+            create_authority(tmp_path)
+        except StateError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        made = [future.result() for future in [pool.submit(make) for _ in range(8)]]
+    assert sum(made) == 1
+    load_authority(tmp_path)
 
 
 def test_a_crash_while_making_it_leaves_room_for_another_try(tmp_path: Path) -> None:

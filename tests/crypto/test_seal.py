@@ -105,9 +105,12 @@ def test_unknown_and_revoked_senders() -> None:
 
 
 def test_a_roster_that_answers_with_someone_else_is_not_believed(pair: Pair) -> None:
-    other = Identity.generate()
+    """Sealed in another's name and signed by the device, whose key the roster gives for that name."""
+    liar = Identity(pair.device._signing, pair.device._sealing)
+    liar.public = Identity.generate().public
+    envelope = seal(liar, pair.server.public, b"payload", CONTEXT, 1)
     with pytest.raises(SealError):
-        pair.open(pair.seal(), find_sender=lambda _: other.public)
+        pair.open(envelope, find_sender=lambda _: pair.device.public)
 
 
 def test_a_server_cannot_pass_on_an_envelope_sealed_to_it(pair: Pair) -> None:
