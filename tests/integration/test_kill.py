@@ -84,7 +84,9 @@ def torment(state: Path) -> set[int]:
         ]
         for kill in range(KILLS):
             with process(server(state, ENDLESS), log) as running:
-                time.sleep(rng.uniform(0.7, 1.7))
+                if kill % 3:
+                    await_progress(state, max(rounds, default=0))
+                time.sleep(rng.uniform(0.0, 0.3 if kill % 3 else 1.5))
                 assert running.poll() is None, log.read_text()[-2000:]
                 running.kill()
             rounds.add(done(state))
@@ -92,6 +94,15 @@ def torment(state: Path) -> set[int]:
                 devices[0].kill()
                 devices[0] = stack.enter_context(process(device(state, 0), state / "0.log"))
     return rounds
+
+
+def await_progress(state: Path, rounds: int) -> None:
+    """Wait until a round more is committed."""
+    for _ in range(300):
+        if done(state) > rounds:
+            return
+        time.sleep(0.05)
+    raise AssertionError((state / "server.log").read_text()[-2000:])
 
 
 def done(state: Path) -> int:
