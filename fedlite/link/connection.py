@@ -9,8 +9,8 @@ import grpc
 
 from fedlite.errors import FedliteError, FrameError
 from fedlite.link import frames
-from fedlite.link.assembler import Assembler, Whole
-from fedlite.link.exchange import Exchange
+from fedlite.link.assembler import Assembler
+from fedlite.link.exchange import Exchange, Letter
 from fedlite.link.packing import unpack
 
 MAX_CONTROL_FRAMES = 256  # a device that does not read its acks is not read from either
@@ -93,27 +93,24 @@ class Connection:
     async def _read(self) -> None:
         while (frame := await self._context.read()) is not grpc.aio.EOF:
             self._traffic.received_bytes += len(frame) + GRPC_PREFIX_BYTES
-            whole = self._feed(frames.parse(frame))
-            if whole is not None:
-                self._settle(whole)
+            self._receive(frames.parse(frame))
+            del frame  # while this waits for the next, nothing here holds the last
             while len(self._control) > MAX_CONTROL_FRAMES:
                 self._drained.clear()
                 await self._drained.wait()
 
-    def _feed(self, frame: frames.Frame) -> Whole | None:
+    def _receive(self, frame: frames.Frame) -> None:
+        wanted = True
         if isinstance(frame, frames.Start):
             wanted = self._exchange.wants(self.peer.node_id, frame.message_id)
             if not wanted:
                 self._exchange.dropped_replies += 1
                 self._acknowledge(frame.message_id)
-            return self._assembler.feed(frame, keep=wanted)
-        if isinstance(frame, frames.Chunk | frames.Drop):
-            return self._assembler.feed(frame)
-        raise FrameError(f"{type(frame).__name__.lower()} frame from a client that said hello before")
-
-    def _settle(self, whole: Whole) -> None:
-        self._exchange.settle(self.peer.node_id, whole.message_id, unpack(whole.header, whole.blobs))
-        self._acknowledge(whole.message_id)
+        elif not isinstance(frame, frames.Chunk | frames.Drop):
+            raise FrameError(f"{type(frame).__name__.lower()} frame from a client that said hello before")
+        if (whole := self._assembler.feed(frame, keep=wanted)) is not None:
+            self._exchange.settle(self.peer.node_id, whole.message_id, unpack(whole.header, whole.blobs))
+            self._acknowledge(whole.message_id)
 
     def _acknowledge(self, message_id: str) -> None:
         self._sent.discard(message_id)
@@ -128,18 +125,21 @@ class Connection:
             if found is None:
                 await self._wake.wait()
                 continue
-            message_id, letter = found
-            if (packed := letter.packed) is None:
-                continue
-            self._sent.add(message_id)
-            for number, frame in enumerate(frames.message(message_id, packed)):
-                if self._closing:
-                    return
-                if number and letter.closed:
-                    await self._put(frames.drop())
-                    break
-                await self._put(frame)
-                await self._write_control()
+            self._sent.add(found[0])
+            await self._write_letter(*found)
+            del found  # while this waits for the next letter, the last one's model is free to go
+
+    async def _write_letter(self, message_id: str, letter: Letter) -> None:
+        if (packed := letter.packed) is None:
+            return
+        for number, frame in enumerate(frames.message(message_id, packed)):
+            if self._closing:
+                return
+            if number and letter.closed:
+                await self._put(frames.drop())
+                return
+            await self._put(frame)
+            await self._write_control()
 
     async def _write_control(self) -> None:
         while self._control and not self._closing:

@@ -16,6 +16,11 @@ _COMMON = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.keepalive_timeout_ms", 10_000),
+    (
+        "grpc.http2.bdp_probe",
+        0,
+    ),  # else the window grows to many MiB a peer; 512 KiB carry 40 Mbit/s at 100 ms
+    ("grpc.http2.lookahead_bytes", 512 * 1024),
 )
 SERVER_OPTIONS = (
     *_COMMON,

@@ -20,7 +20,7 @@ from fedlite.link.packing import MAX_BLOBS, MAX_HEADER_BYTES, Packed
 
 VERSION = 1
 MAX_FRAME_BYTES = 4 * 1024 * 1024
-DATA_BYTES = 1024 * 1024  # data per frame: larger ones are no faster and take more memory per peer
+DATA_BYTES = 256 * 1024  # data per frame: larger ones are no faster, and take more memory per peer
 MAX_HELD = 65_536
 ID_BYTES = 16
 

@@ -21,6 +21,7 @@ from fedlite.link import frames
 from fedlite.link.connection import GRPC_PREFIX_BYTES, Connection, Peer, Traffic
 from fedlite.link.credentials import METHOD, SERVER_OPTIONS, SERVICE, ServerCredentials
 from fedlite.link.exchange import Exchange
+from fedlite.link.memory import keep_large_buffers_apart
 
 Admit = Callable[[bytes], Peer]
 
@@ -63,6 +64,7 @@ class LinkServer:
 
     def start(self) -> str:
         """Begin to listen; returns the bound "host:port". SettingsError when the port is in use."""
+        keep_large_buffers_apart()
         ready: concurrent.futures.Future[str] = concurrent.futures.Future()
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._main(ready)), name="fedlite-link", daemon=True
