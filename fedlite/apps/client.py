@@ -1,5 +1,6 @@
 """The client app: an offer in, a report out. The same on a board, in the simulator and on Flower's runtime."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -24,6 +25,8 @@ from fedlite.seeds import derive, generator
 from fedlite.tensors import add, subtract
 from fedlite.types import Update
 from fedlite.uplink import Report, pack
+
+_log = logging.getLogger("fedlite.client")
 
 DeviceOf = Callable[[Context], Device]
 
@@ -62,6 +65,13 @@ def answer(device: Device, offer: Offer) -> RecordDict:
     seq = held.seq + 1
     envelope = device.sender.send(pack(report), context, seq)
     pending = Pending(context.spec_hash, manifest.round_num, envelope, counted, lost)
+    _log.info(
+        "round %d: %d samples, %s; report of %d bytes",
+        manifest.round_num,
+        report.num_examples,
+        ", ".join(f"{name} {value:.4g}" for name, value in report.metrics.items()),
+        len(envelope),
+    )
     device.memory.save(replace(held, round_num=manifest.round_num, seq=seq, version=version, pending=pending))
     return write_report(envelope)
 
@@ -98,7 +108,7 @@ def _train(
 
     drawn = device.source.draw(labels)
     if len(drawn.y) == 0:
-        raise DataError("this device has no samples yet")
+        raise DataError("this device has no samples yet", remedy="it takes part as soon as some arrive")
     seed = derive(manifest.seed, "client", manifest.round_num, device.client_id)
     result = local_train(
         model,

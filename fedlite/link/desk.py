@@ -119,6 +119,9 @@ def _answer(handle: Handle, request: Message) -> Packed:
         if (got.reply_to_message_id, got.src_node_id) != (metadata.message_id, metadata.dst_node_id):
             raise ValueError("the app's message is not a reply to what it was given")
         return pack(reply)
+    except FedliteError as problem:
+        _log.warning("%s", problem)
+        return pack(error_reply(metadata, APP_FAILED, _reason(problem)))
     except Exception as problem:
         _log.exception("a %s message failed", metadata.message_type)
         return pack(error_reply(metadata, APP_FAILED, _reason(problem)))
