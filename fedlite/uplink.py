@@ -19,7 +19,7 @@ from fedlite.types import Metrics
 
 KIND_UPDATE = 1
 _HEAD = struct.Struct(">4sIH")  # magic, example count, bytes of metrics
-_MAGIC = b"FLU1"
+_MAGIC = b"FLR1"
 _MAX_METRICS_BYTES = 4096
 REPORT_OVERHEAD_BYTES = _HEAD.size + _MAX_METRICS_BYTES
 

@@ -42,14 +42,14 @@ def test_another_device_cannot_answer_for_this_one() -> None:
 
 
 def report(examples: int, metrics: bytes) -> bytes:
-    return struct.pack(">4sIH", b"FLU1", examples, len(metrics)) + metrics
+    return struct.pack(">4sIH", b"FLR1", examples, len(metrics)) + metrics
 
 
 @pytest.mark.parametrize(
     "body",
     [
         b"",
-        b"FLU1",
+        b"FLR1",
         b"XXXX" + report(1, b"{}")[4:],
         report(0, b"{}"),
         report(101, b"{}"),
@@ -60,7 +60,7 @@ def report(examples: int, metrics: bytes) -> bytes:
         report(1, b"[]"),
         report(1, b"{"),
         report(1, b"\xff"),
-        struct.pack(">4sIH", b"FLU1", 1, 60_000),
+        struct.pack(">4sIH", b"FLR1", 1, 60_000),
         report(1, b'{"' + b"x" * 65 + b'":1}'),
     ],
 )
