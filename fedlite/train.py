@@ -18,8 +18,9 @@ from fedlite.compress import quantize
 from fedlite.errors import DataError, SettingsError
 from fedlite.models.bridge import layout
 from fedlite.seeds import generator
-from fedlite.step import Tensors, TrainSettings, begin, descend, objective
+from fedlite.step import Tensors, begin, descend, objective
 from fedlite.tensors import apply_masks, check_like
+from fedlite.train_settings import TrainSettings
 from fedlite.types import Array, Masks, Params, is_statistic
 
 __all__ = ["TrainResult", "TrainSettings", "batches", "check_device", "evaluate", "local_train", "predict"]

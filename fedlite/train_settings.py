@@ -1,0 +1,42 @@
+"""How one client trains, checked; without torch, so that a server can refuse before anyone is asked to train."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from fedlite.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How one client trains in one round. SettingsError, with the range allowed, for a value outside it."""
+
+    epochs: int = 1  # passes over the data, ≥ 1
+    batch_size: int = 32  # examples per step; 0 takes all of them (FedSGD)
+    optimizer: Literal["sgd", "adam"] = "sgd"  # its state begins at zero in every round
+    learning_rate: float = 0.05
+    momentum: float = 0.0  # of sgd, in [0, 1)
+    weight_decay: float = 0.0  # added to the gradient as weight_decay · w, after clipping
+    proximal_mu: float = 0.0  # FedProx: mu/2 · ‖w − w_t‖² on top of the loss (Li et al. 2020, eq. 2)
+    clip_norm: float = 0.0  # longest gradient, L2 over all tensors, the penalty's included; 0 is off
+    bits: int = 32  # 8 trains int8-aware
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        _require("epochs", self.epochs, type(self.epochs) is int and self.epochs >= 1, "a whole number ≥ 1")
+        whole = type(self.batch_size) is int and self.batch_size >= 0
+        _require("batch_size", self.batch_size, whole, "a whole number ≥ 0; 0 is the full batch")
+        _require("optimizer", self.optimizer, self.optimizer in ("sgd", "adam"), "sgd or adam")
+        _require("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "> 0")
+        _require("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        for name in ("weight_decay", "proximal_mu", "clip_norm"):
+            value = getattr(self, name)
+            _require(name, value, 0 <= value < math.inf, "≥ 0")
+        _require("bits", self.bits, self.bits in (8, 32), "32 (float32) or 8 (int8-aware)")
+        if self.optimizer == "adam" and self.momentum:
+            raise SettingsError(f"momentum is {self.momentum}, which adam does not use; leave it 0")
+
+
+def _require(name: str, value: object, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise SettingsError(f"{name} is {value!r}; it must be {wanted}")
