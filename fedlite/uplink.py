@@ -7,6 +7,7 @@ runs the transport: the simulator, where nothing travels, and Flower's own runti
 import hashlib
 import json
 import math
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ KIND_UPDATE = 1
 _HEAD = struct.Struct(">4sIH")  # magic, example count, bytes of metrics
 _MAGIC = b"FLR1"
 _MAX_METRICS_BYTES = 4096
+_METRIC_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 REPORT_OVERHEAD_BYTES = _HEAD.size + _MAX_METRICS_BYTES
 
 
@@ -55,15 +57,19 @@ def unpack(body: bytes, *, max_examples: int) -> Report:
 
 def _metrics(text: bytes) -> dict[str, float]:
     try:
-        metrics = json.loads(text)
-    except ValueError:
+        metrics = json.loads(text, parse_int=float)  # an int too long for a float becomes infinite
+    except (ValueError, RecursionError):
         raise UpdateError("report's metrics are not JSON") from None
     if not isinstance(metrics, dict) or len(metrics) > 32:
         raise UpdateError("report's metrics are not a small table")
     for name, value in metrics.items():
-        if len(name) > 64 or type(value) not in (int, float) or not math.isfinite(value):
-            raise UpdateError("report's metrics hold something other than finite numbers")
-    return {name: float(value) for name, value in metrics.items()}
+        if not _METRIC_NAME.fullmatch(name):
+            raise UpdateError(
+                f"report's metric {name[:64]!r} is not named in lower case, a-z0-9_, 64 at most"
+            )
+        if type(value) is not float or not math.isfinite(value):
+            raise UpdateError(f"report's metric {name!r} is not a finite number")
+    return metrics
 
 
 class Sender(Protocol):

@@ -60,6 +60,10 @@ def report(examples: int, metrics: bytes) -> bytes:
         report(1, b"[]"),
         report(1, b"{"),
         report(1, b"\xff"),
+        report(1, b"[" * 4000),  # deeper than the parser goes
+        report(1, b'{"a":' + b"9" * 4000 + b"}"),  # more than a float holds
+        report(1, b'{"num-examples":1000000}'),
+        report(1, b'{"\\ud800":1}'),
         struct.pack(">4sIH", b"FLR1", 1, 60_000),
         report(1, b'{"' + b"x" * 65 + b'":1}'),
     ],

@@ -195,13 +195,13 @@ def _row(
 ) -> dict[str, Any]:
     """One round as it is recorded: see fedlite.results."""
     up = [client["bytes_up"] for client in tally.clients.values() if client["bytes_up"]]
-    metrics = dict(combined.metrics)
+    metrics = combined.metrics  # of what clients say only this: another name could pass for one of ours
     row: dict[str, Any] = {
         "round": model.round_num,
         **scores,
-        "train_loss": metrics.pop("loss", None),
-        "train_accuracy": metrics.pop("accuracy", None),
-        **metrics,
+        "train_loss": metrics.get("loss"),
+        "train_accuracy": metrics.get("accuracy"),
+        "prequential": metrics.get("prequential"),
         "num_clients": len(tally.counted),
         "clients": tally.clients,
         "dropped": tally.dropped,

@@ -76,12 +76,11 @@ class StockRule:
         """Hand the strategy one reply per result, with the client's whole model in it."""
         learned = {name: value for name, value in params.items() if not is_statistic(name)}
         measured = {name: value for name, value in params.items() if is_statistic(name)}
-        replies, total = [], aggregate.start(measured)
-        for result in sorted(
-            results, key=lambda each: each.client_id
-        ):  # ties must not fall by time of arrival
+        replies, total, given = [], aggregate.start(measured), list(results)
+        common = set.intersection(*(set(each.metrics) for each in given)) if given else set()
+        for result in sorted(given, key=lambda each: each.client_id):  # ties must not fall by time of arrival
             total = aggregate.add(total, replace(result, update=_only(result.update, measured)))
-            replies.append(_reply(add(learned, result.update), result))
+            replies.append(_reply(add(learned, result.update), result, common))
         _restore(self.strategy, state)
         self._configure(round_num, learned)
         arrays, _ = self.strategy.aggregate_train(round_num, replies)
@@ -124,8 +123,10 @@ def _arrays(params: Params) -> ArrayRecord:
     return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in params.items()})
 
 
-def _reply(local: Params, result: Result) -> Message:
-    metrics = MetricRecord({"num-examples": result.num_examples, **result.metrics})
+def _reply(local: Params, result: Result, metric_names: set[str]) -> Message:
+    """With the metrics that every client reported: stock strategies give up a round where they differ."""
+    common = {name: value for name, value in result.metrics.items() if name in metric_names}
+    metrics = MetricRecord({"num-examples": result.num_examples, **common})
     offer = Message(RecordDict(), dst_node_id=1, message_type=MessageType.TRAIN)
     return Message(RecordDict({"arrays": _arrays(local), "metrics": metrics}), reply_to=offer)
 
