@@ -8,6 +8,8 @@ import numpy as np
 from fedlite.errors import UpdateError
 from fedlite.types import Array, Masks, Params, Update
 
+LARGEST = 1e9  # far above what training learns; models and optimizer moments of such values stay within float32
+
 
 def add(params: Params, update: Update, scale: float = 1.0) -> dict[str, Array]:
     """params + scale · update, tensor by tensor."""
@@ -50,10 +52,10 @@ def check_like(got: Mapping[str, Array], like: Params, what: str = "update") -> 
 
 
 def check_finite(got: Mapping[str, Array], what: str = "update") -> None:
-    """Raise UpdateError if any value is NaN or infinite."""
+    """Raise UpdateError if any value is NaN, infinite, or beyond ±LARGEST."""
     for name, value in got.items():
-        if not np.isfinite(value).all():
-            raise UpdateError(f"{what} {name!r} holds NaN or infinity")
+        if not (np.abs(value) <= LARGEST).all():
+            raise UpdateError(f"{what} {name!r} holds NaN, infinity or a value beyond ±{LARGEST:g}")
 
 
 def digest(params: Params, masks: Masks | None = None) -> bytes:

@@ -49,7 +49,12 @@ def serve(config: Config, stop: Event) -> Path:
         roster = Roster(fleet)
         receiver = Unsealer(identity, roster.identity)
         job = make_job(
-            workshop, receiver, lambda text: sign_manifest(identity, text), roster.party, patient=True
+            workshop,
+            receiver,
+            lambda text: sign_manifest(identity, text),
+            roster.party,
+            patient=True,
+            shut_out=roster.revoked,
         )
         grid = LinkGrid(link, int.from_bytes(ledger.run_id[:8], "big") >> 1)
         with recorder(
@@ -105,6 +110,7 @@ class Roster:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._parties: dict[int, Party] = {}
+        self._revoked: tuple[int, frozenset[int]] = (-1, frozenset())  # as of a version of the fleet
 
     def admit(self, certificate: bytes) -> Peer:
         """Who a certificate (DER) belongs to. AccessError for an unknown or revoked device."""
@@ -129,6 +135,13 @@ class Roster:
                 _public(device).node_id: Party(device.key_id, device.name) for device in self._fleet.devices()
             }
         return self._parties[node_id]
+
+    def revoked(self) -> frozenset[int]:
+        """The nodes that were shut out."""
+        if (version := self._fleet.version()) != self._revoked[0]:
+            nodes = (_public(each).node_id for each in self._fleet.devices() if each.status == "revoked")
+            self._revoked = version, frozenset(nodes)
+        return self._revoked[1]
 
 
 def _public(device: Device) -> PublicIdentity:

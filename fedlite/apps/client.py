@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.apps.device import Device, Held, Pending
-from fedlite.apps.model import initial, module_of
+from fedlite.apps.model import module_of, shapes_of
 from fedlite.apps.offer import (
     NOTHING_HELD,
     Manifest,
@@ -22,7 +22,7 @@ from fedlite.downlink import Version, receive
 from fedlite.errors import CodecError, DataError, ReplayError
 from fedlite.flower import ClientApp, Context, Message, RecordDict
 from fedlite.seeds import derive, generator
-from fedlite.tensors import add, subtract
+from fedlite.tensors import add, check_finite, subtract
 from fedlite.types import Update
 from fedlite.uplink import Report, pack
 
@@ -62,7 +62,7 @@ def answer(device: Device, offer: Offer) -> RecordDict:
     if version is None:
         return write_holds(held.version.number if held.version else NOTHING_HELD)
     report, counted, lost = _train(device, manifest, version, _residual(held, offer.counted))
-    seq = held.seq + 1
+    seq = max(held.seq + 1, manifest.round_num << 16)  # rises even if this device's memory was lost
     envelope = device.sender.send(pack(report), context, seq)
     pending = Pending(context.spec_hash, manifest.round_num, envelope, counted, lost)
     _log.info(
@@ -78,7 +78,7 @@ def answer(device: Device, offer: Offer) -> RecordDict:
 
 def _residual(held: Held, counted: int) -> Update | None:
     """What is still owed to the server from before: the codec's loss, or a whole update that was not counted."""
-    if held.pending is None:
+    if held.pending is None or counted > held.pending.round_num:  # the latter: memory restored from a backup
         return None
     return held.pending.if_counted if held.pending.round_num == counted else held.pending.if_lost
 
@@ -86,7 +86,7 @@ def _residual(held: Held, counted: int) -> Update | None:
 def _receive(offer: Offer, held: Version | None) -> Version | None:
     """The version the manifest names, or None if this payload does not lead there from what is held."""
     manifest = offer.manifest
-    like = held.params if held else initial(manifest.model, int(manifest.train.get("bits", 32)), seed=0)
+    like = held.params if held else shapes_of(manifest.model, int(manifest.train.get("bits", 32)))
     try:
         version = receive(offer.model, held, like, codec_by_name(manifest.downlink_codec))
     except CodecError:
@@ -121,6 +121,7 @@ def _train(
         device=device.compute,
     )
     update = subtract(result.params, version.params)
+    check_finite(update)
     payload, rest = encode_with_feedback(
         codec_by_name(manifest.uplink_codec),
         update,

@@ -1,11 +1,11 @@
 """One round's messages on any Grid: offers out, reports in, until enough have come or the deadline passes."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 
-from fedlite.apps.offer import NEVER_COUNTED, Manifest, Offer, read_answer, write_offer
+from fedlite.apps.offer import NEVER_COUNTED, NOTHING_HELD, Manifest, Offer, read_answer, write_offer
 from fedlite.compress.codec import Codec
 from fedlite.crypto.seal import check_fresh
 from fedlite.downlink import bundle, snapshot
@@ -53,6 +53,7 @@ class Courier:
     codec: Codec
     max_examples: int
     stop: Event
+    shut_out: Callable[[], Collection[int]]
     holds: dict[str, int] = field(default_factory=dict)
 
     def results(
@@ -65,7 +66,8 @@ class Courier:
         deadline: float,
     ) -> tuple[Iterator[Result], Tally]:
         """(results as they come, what happened). The iterator ends after `wanted` results or when nobody is left
-        to answer; it raises QuorumError at `deadline` (monotonic seconds) with fewer than `quorum`, and Stopped.
+        to answer, revoked clients aside; it raises QuorumError at `deadline` (monotonic seconds) with fewer than
+        `quorum`, and Stopped.
         """
         tally = Tally()
         return _Collection(self, manifest, model, tally).run(nodes, wanted, quorum, deadline), tally
@@ -99,7 +101,9 @@ class _Collection:
         try:
             while self.waiting and count < wanted and time.monotonic() < deadline:
                 if self.courier.stop.is_set():
+                    self.waiting.clear()  # clients in this process are not run to the end of the round
                     raise Stopped
+                self.forget_shut_out()
                 for reply in self.pull(deadline):
                     arrived = self.accept(reply)
                     if arrived is not None and count < wanted:
@@ -107,7 +111,7 @@ class _Collection:
                         self.count(arrived)
                         yield arrived.result
         finally:
-            self.withdraw()
+            self.withdraw(list(self.waiting), "did not answer in time")
         if count < quorum:
             dropped = "; ".join(f"{name}: {why}" for name, why in self.tally.dropped.items())
             raise QuorumError(f"{count} of {len(nodes)} clients answered, {quorum} wanted. {dropped}".strip())
@@ -137,13 +141,19 @@ class _Collection:
     def payload(self, held: int) -> bytes:
         """The steps from `held`, or the whole model if that is smaller or steps are gone; made once per version."""
         version = self.model.held
+        held = held if 0 <= held <= version.number else NOTHING_HELD
         if held not in self.payloads:
-            steps = self.courier.ledger.steps(held, version.number) if 0 <= held <= version.number else None
+            steps = self.courier.ledger.steps(held, version.number) if held != NOTHING_HELD else None
             whole = snapshot(version) if steps is None or len(steps) > 1 else None
             chain = bundle(steps) if steps is not None else None
             options = [data for data in (chain, whole) if data is not None]
             self.payloads[held] = min(options, key=len)
         return self.payloads[held]
+
+    def forget_shut_out(self) -> None:
+        """Wait no longer for clients that were revoked while they were at work."""
+        gone = self.courier.shut_out()
+        self.withdraw([each for each, node in self.waiting.items() if node in gone], "was revoked")
 
     def pull(self, deadline: float) -> list[Message]:
         left = max(0.0, min(deadline - time.monotonic(), 0.5))
@@ -210,15 +220,13 @@ class _Collection:
         }
         self.courier.holds[arrived.party.client_id] = self.model.held.number
 
-    def withdraw(self) -> None:
+    def withdraw(self, message_ids: list[str], why: str) -> None:
         """Forget what has not been answered; late replies are dropped by the grid."""
-        for node in self.waiting.values():
-            name = self.courier.who(node).name
-            self.tally.dropped.setdefault(name, "did not answer in time")
+        for message_id in message_ids:
+            self.tally.dropped.setdefault(self.courier.who(self.waiting.pop(message_id)).name, why)
         withdraw = getattr(self.courier.grid, "withdraw", None)
-        if withdraw is not None:
-            withdraw(list(self.waiting))
-        self.waiting.clear()
+        if withdraw is not None and message_ids:
+            withdraw(message_ids)
 
 
 def manifest_of(model: Model, run_id: bytes, fields: Mapping[str, object]) -> Manifest:

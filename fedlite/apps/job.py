@@ -1,7 +1,7 @@
 """A job from its settings: what the server and the simulator share."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,11 +60,12 @@ def make_job(
     who: Callable[[int], Party],
     *,
     patient: bool = False,
+    shut_out: Callable[[], Collection[int]] = frozenset,
 ) -> Job:
     """The job these settings describe."""
     settings = workshop.settings
     evaluate = workshop.score if settings.dataset else None
-    return Job(settings, workshop.initial, evaluate, receiver, sign, who, patient)
+    return Job(settings, workshop.initial, evaluate, receiver, sign, who, patient, shut_out)
 
 
 def unsigned(text: bytes) -> bytes:

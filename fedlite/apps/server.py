@@ -1,7 +1,7 @@
 """The server app: round after round on any Grid, each committed in one durable transaction."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from threading import Event
 from typing import Any, Protocol
@@ -52,7 +52,8 @@ class Job:
 
     `initial` makes (ModelSpec as JSON, first parameters) and is called for a new run only, so that a server that
     resumes does not load torch for it; `evaluate` is None where there is no test set. A `patient` server runs a
-    round again when too few answer; otherwise that ends the run with QuorumError.
+    round again when too few answer; otherwise that ends the run with QuorumError. `shut_out` names the nodes that
+    no round waits for any more.
     """
 
     settings: JobSettings
@@ -62,6 +63,7 @@ class Job:
     sign: Callable[[bytes], bytes]
     who: Callable[[int], Party]
     patient: bool = False
+    shut_out: Callable[[], Collection[int]] = frozenset
 
 
 def run(grid: Grid, job: Job, ledger: Ledger, watcher: Watcher, stop: Event) -> Model:
@@ -83,6 +85,7 @@ def run(grid: Grid, job: Job, ledger: Ledger, watcher: Watcher, stop: Event) -> 
         codec=codec_by_name(settings.uplink_codec),
         max_examples=settings.max_examples,
         stop=stop,
+        shut_out=job.shut_out,
     )
     while model.round_num < settings.rounds and not stop.is_set():
         try:
