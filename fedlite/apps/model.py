@@ -1,9 +1,10 @@
 """Models by their spec, and the last things done with one: testing it and writing it out. Loads torch when called."""
 
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -17,13 +18,29 @@ if TYPE_CHECKING:
 
     from fedlite.data.base import Dataset
 
+_kept = threading.local()
+
 
 def module_of(spec: str, bits: int) -> "nn.Module":
-    """The module of a ModelSpec's JSON, rounding as int8 does when bits is 8."""
-    from fedlite.compress import quantize
-    from fedlite.models import ModelSpec, build
+    """The module of a ModelSpec's JSON, rounding as int8 does when bits is 8; how it computes, not its weights.
 
-    return quantize.at(build(ModelSpec.from_json(spec)), bits)
+    Each thread keeps the last one: building takes as long as a few training steps, and no two threads may run one
+    module at the same time.
+    """
+    if getattr(_kept, "key", None) != (spec, bits):
+        from fedlite.compress import quantize
+        from fedlite.models import ModelSpec, build
+
+        _kept.module = quantize.at(build(ModelSpec.from_json(spec)), bits)
+        _kept.key = (spec, bits)
+    return cast("nn.Module", _kept.module)
+
+
+def shapes_of(spec: str, bits: int) -> Params:
+    """Names and shapes of the model's parameters, without values."""
+    from fedlite.models.bridge import layout
+
+    return layout(module_of(spec, bits))
 
 
 def initial(spec: str, bits: int, seed: int) -> dict[str, Array]:
