@@ -8,7 +8,8 @@ import numpy as np
 from fedlite.errors import UpdateError
 from fedlite.types import Array, Masks, Params, Update
 
-LARGEST = 1e9  # far above what training learns; models and optimizer moments of such values stay within float32
+# Far above what training learns; models and optimizer moments of such values stay within float32.
+LARGEST = 1e9
 
 
 def add(params: Params, update: Update, scale: float = 1.0) -> dict[str, Array]:

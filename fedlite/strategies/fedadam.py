@@ -22,7 +22,9 @@ class FedAdam(FedAvg):
         """First moments zero, second moments tau². (Algorithm 2: v₋₁ ≥ τ²)"""
         learned = {name: value for name, value in params.items() if not is_statistic(name)}
         first = {f"m.{name}": np.zeros_like(value) for name, value in learned.items()}
-        second = {f"v.{name}": np.full_like(value, np.float32(self.tau**2)) for name, value in learned.items()}
+        second = {
+            f"v.{name}": np.full_like(value, np.float32(self.tau**2)) for name, value in learned.items()
+        }
         return first | second
 
     def step(self, params: Params, mean: Update, state: State) -> tuple[dict[str, Array], State]:
