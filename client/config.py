@@ -42,8 +42,11 @@ class Config:
             raise SettingsError(
                 "the form of arriving samples is unknown", remedy="give --input-shape and --num-classes"
             )
-        if self.reservoir < 1:
-            raise SettingsError(f"--reservoir is {self.reservoir}, at least 1 wanted")
+        for name, least in (("reservoir", 1), ("threads", 0), ("num_classes", 0)):
+            if getattr(self, name) < least:
+                raise SettingsError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}, at least {least} wanted"
+                )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from client.config import Config
 from client.samples import open_source
 from fedlite.apps.client import client_app
 from fedlite.apps.device import Device, Stored
+from fedlite.crypto.files import locked
 from fedlite.crypto.identity import verify_manifest
+from fedlite.crypto.invite import join_address, split_address
 from fedlite.flower import Context, RecordDict
 from fedlite.ledger.shelf import Shelf
 from fedlite.link.client import LinkClient
@@ -23,10 +25,10 @@ def take_part(config: Config, stop: Event) -> None:
     """Run until `stop`. AccessError when the server shuts this device out, SettingsError for what cannot work."""
     _log_to_stderr()
     enrolment = load_enrolment(config.state_dir)
+    address = join_address(*split_address(config.server or enrolment.link_address))
     source = open_source(config)
-    if config.threads:
-        _set_threads(config.threads)
-    with Shelf(config.state_dir / MEMORY_FILE) as shelf:
+    _prepare_processor(config)
+    with locked(config.state_dir, wait=False), Shelf(config.state_dir / MEMORY_FILE) as shelf:
         public = enrolment.identity.public
         device = Device(
             client_id=public.client_id,
@@ -38,7 +40,6 @@ def take_part(config: Config, stop: Event) -> None:
         )
         app = client_app(lambda context: device)
         context = Context(0, public.node_id, {}, RecordDict(), {})
-        address = config.server or enrolment.link_address
         LinkClient(address, _credentials(enrolment), lambda message: app(message, context), stop=stop).run()
 
 
@@ -46,10 +47,16 @@ def _credentials(enrolment: Enrolment) -> ClientCredentials:
     return ClientCredentials(enrolment.ca_pem, enrolment.certificate_pem, enrolment.private_key_pem)
 
 
-def _set_threads(count: int) -> None:
-    import torch
+def _prepare_processor(config: Config) -> None:
+    """Threads and processor as asked. SettingsError for a processor that is not here."""
+    if config.threads:
+        import torch
 
-    torch.set_num_threads(count)
+        torch.set_num_threads(config.threads)
+    if config.device != "cpu":
+        from fedlite.train import check_device
+
+        check_device(config.device)
 
 
 def _log_to_stderr() -> None:

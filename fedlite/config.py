@@ -133,7 +133,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     if typing.get_origin(kind) is tuple and isinstance(value, list):
         return tuple(_coerce(each, typing.get_args(kind)[0], where) for each in value)
     if typing.get_origin(kind) is typing.Literal:
-        if value in typing.get_args(kind):
+        if any(value == each and type(value) is type(each) for each in typing.get_args(kind)):
             return value
         raise SettingsError(f"{where} is {value!r}; it can be {', '.join(map(str, typing.get_args(kind)))}")
     if isinstance(kind, type) and type(value) is kind:

@@ -47,7 +47,7 @@ class DataError(SettingsError):
 class StateError(SettingsError):
     """The state directory does not fit this program, version or run."""
 
-    remedy = "use another --state-dir, or remove this one to begin anew"
+    remedy = "restore it from a backup, or use another --state-dir to begin anew"
 
 
 class RetryError(FedliteError):

@@ -27,6 +27,7 @@ def main(grid: Grid, context: Context) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = settings.run_dir or Path(scratch) / "results"
         workshop = Workshop(settings)
+        workshop.check()
         with (
             Ledger.open(Path(scratch) / "ledger.db", settings.identity()) as ledger,
             recorder(

@@ -9,14 +9,14 @@ from threading import Event
 
 from fedlite import config as records
 from fedlite.apps.cohort import Party
-from fedlite.apps.job import Workshop, make_job
+from fedlite.apps.job import Workshop, make_job, open_ledger
 from fedlite.apps.report import recorder
 from fedlite.apps.server import run
 from fedlite.crypto.certificates import Authority
+from fedlite.crypto.files import locked
 from fedlite.crypto.identity import Identity, PublicIdentity, sign_manifest
 from fedlite.errors import AccessError
 from fedlite.ledger.fleet import Device, Fleet
-from fedlite.ledger.store import Ledger
 from fedlite.link.connection import Peer
 from fedlite.link.credentials import ServerCredentials
 from fedlite.link.enrol import JoinServer
@@ -42,8 +42,9 @@ def serve(config: Config, stop: Event) -> Path:
     folder = config.run_dir or config.state_dir / "results"
     workshop = Workshop(config)
     with (
-        Ledger.open(config.state_dir / LEDGER_FILE, config.identity()) as ledger,
+        locked(config.state_dir, wait=False),
         Fleet(config.state_dir / FLEET_FILE) as fleet,
+        open_ledger(workshop, config.state_dir / LEDGER_FILE, folder) as ledger,
         listening(config, authority, identity, fleet) as link,
     ):
         roster = Roster(fleet)

@@ -13,6 +13,8 @@ from fedlite.ledger.fleet import Fleet
 
 IDENTITY_FILE, FLEET_FILE, LEDGER_FILE, ADDRESS_FILE = "identity.key", "fleet.db", "ledger.db", "address.json"
 
+MADE = (CA_FILE, IDENTITY_FILE, FLEET_FILE, LEDGER_FILE)  # in this order, each once
+
 
 @dataclass(frozen=True)
 class Addresses:
@@ -25,11 +27,20 @@ class Addresses:
 def open_authority(state_dir: Path, hosts: tuple[str, ...] = ()) -> tuple[Authority, Identity]:
     """The certificates and the server's own keys; made on first use."""
     private_dir(state_dir)
+    _check_whole(state_dir)
     if not (state_dir / CA_FILE).exists():
         create_authority(state_dir, hosts)
     if not (state_dir / IDENTITY_FILE).exists():
         Identity.generate().save(state_dir / IDENTITY_FILE)
     return load_authority(state_dir), Identity.load(state_dir / IDENTITY_FILE)
+
+
+def _check_whole(state_dir: Path) -> None:
+    """StateError when a file is missing that was made before one that is there: devices would be locked out."""
+    for place, name in enumerate(MADE):
+        later = [other for other in MADE[place + 1 :] if (state_dir / other).exists()]
+        if later and not (state_dir / name).exists():
+            raise StateError(f"{state_dir} holds {later[0]}, but {name} is missing")
 
 
 def open_fleet(state_dir: Path) -> Fleet:

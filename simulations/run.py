@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from fedlite import config as records
 from fedlite.apps.client import client_app
 from fedlite.apps.device import Device, Fixed, Ram
-from fedlite.apps.job import Workshop, make_job, node, unsigned, unverified
+from fedlite.apps.job import Workshop, make_job, node, open_ledger, unsigned, unverified
 from fedlite.apps.report import recorder
 from fedlite.apps.server import run
+from fedlite.crypto.files import locked
 from fedlite.data.base import Dataset
 from fedlite.data.partition import split
 from fedlite.data.spec import open_data
 from fedlite.downlink import Version
 from fedlite.flower import Context
-from fedlite.ledger.store import Ledger
 from fedlite.rounds import Model
 from fedlite.uplink import Clear
 from fedlite.virtual.grid import VirtualGrid
@@ -40,11 +40,10 @@ def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
     )
     workshop = Workshop(config)
     app = client_app(Devices(whole, parts).of)
-    folder.mkdir(parents=True, exist_ok=True)
     with (
-        Ledger.open(
-            folder / "ledger.db",
-            config.identity() | {"clients": config.clients, "partition": config.partition},
+        locked(folder, wait=False),
+        open_ledger(
+            workshop, folder / "ledger.db", folder, clients=config.clients, partition=config.partition
         ) as ledger,
         VirtualGrid(app, len(parts), workers=config.workers) as grid,
         recorder(folder, records.record(config), config.rounds, _title(config, parts), ledger) as watcher,

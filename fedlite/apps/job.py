@@ -7,12 +7,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from safetensors import SafetensorError
+
 from fedlite.apps.cohort import Party
 from fedlite.apps.model import choose, initial, open_test, score, write
-from fedlite.apps.server import Job
+from fedlite.apps.server import Job, make_rule
 from fedlite.apps.settings import JobSettings
+from fedlite.compress.codec import codec_by_name
+from fedlite.errors import StateError, StorageError
+from fedlite.ledger.store import Ledger
+from fedlite.results.folder import ROWS_FILE
+from fedlite.results.lines import write_whole
 from fedlite.rounds import Model
 from fedlite.seeds import derive
+from fedlite.train_settings import TrainSettings
 from fedlite.types import Params
 from fedlite.uplink import Receiver
 
@@ -36,6 +45,21 @@ class Workshop:
         """The ModelSpec as JSON."""
         return choose(self.settings, self.test)
 
+    def check(self, *, new: bool = True) -> None:
+        """Raise SettingsError before anything is written, or anyone asked, for what every round would refuse.
+
+        A `new` run's model is made and meets a test sample, which loads torch; an old run's model has done so.
+        """
+        settings = self.settings
+        rule = make_rule(settings)
+        TrainSettings(**settings.train_settings() | dict(rule.client_settings()))
+        for name in (settings.uplink_codec, settings.downlink_codec):
+            codec_by_name(name)
+        if new:
+            spec, params = self.initial()
+            if self.test is not None:
+                score(spec, settings.bits, params, self.test.take(np.arange(1)))
+
     def initial(self) -> tuple[str, Params]:
         """(spec, first parameters) from the run's seed."""
         return self.spec, initial(self.spec, self.settings.bits, derive(self.settings.seed, "model"))
@@ -48,9 +72,27 @@ class Workshop:
         """The model files and summary.json, which says what they are worth; nothing before the first round."""
         if model.round_num == 0:
             return {}
-        summary = write(folder, model.spec, self.settings.bits, model.params, model.held.masks, self.test)
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        try:
+            summary = write(folder, model.spec, self.settings.bits, model.params, model.held.masks, self.test)
+        except (OSError, SafetensorError) as error:
+            raise StorageError(f"cannot write the model to {folder}: {error}") from error
+        write_whole(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
         return summary
+
+
+def open_ledger(workshop: Workshop, path: Path, folder: Path, **more: object) -> Ledger:
+    """The run's ledger, made once its settings are known to work; `more` belongs to its identity.
+
+    StateError when it is of another run, or when `folder` holds the results of rounds that it has lost.
+    """
+    new = not path.exists()
+    if new and (folder / ROWS_FILE).exists():
+        raise StateError(
+            f"{folder} holds the results of a run whose {path} is missing",
+            remedy="restore it from a backup; to begin anew, move the results away",
+        )
+    workshop.check(new=new)
+    return Ledger.open(path, workshop.settings.identity() | more)
 
 
 def make_job(

@@ -1,11 +1,13 @@
 """The settings of a federated job, shared by every program that runs one."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from fedlite.config import option
 from fedlite.errors import SettingsError
+from fedlite.train_settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,18 @@ class JobSettings:
         for name in ("quorum", "rounds", "max_examples"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} is {getattr(self, name)}, at least 1 wanted")
-        if not self.over_selection >= 1:
+        for name in ("cohort", "evaluate_every", "num_classes", "prune_round"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"--{name.replace('_', '-')} is {getattr(self, name)}, at least 0 wanted")
+        if not 1 <= self.over_selection < math.inf:
             raise SettingsError(f"--over-selection is {self.over_selection}, at least 1 wanted")
+        if not 0 <= self.sparsity < 1:
+            raise SettingsError(f"--sparsity is {self.sparsity}, 0 to below 1 wanted")
         if self.cohort and self.cohort < self.quorum:
             raise SettingsError(f"--cohort is {self.cohort}, below --quorum {self.quorum}")
         if not self.deadline_seconds > 0:
             raise SettingsError(f"--deadline-seconds is {self.deadline_seconds}, above 0 wanted")
+        TrainSettings(**self.train_settings())
 
     def train_settings(self) -> dict[str, Any]:
         """The fields of TrainSettings, as sent to clients."""

@@ -5,6 +5,7 @@ the old state or the new one.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -21,16 +22,28 @@ def private_dir(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot make {path}: {error.strerror}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise StorageError(
+            f"cannot make {path}: {error.strerror}",
+            remedy=None if full else "give a folder that can be made and written",
+        ) from error
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder, made if it is not there, against other processes that do the same; a crash lets it go."""
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the folder, made if it is not there, against other processes that do the same; a crash lets it go.
+
+    SettingsError, unless `wait`, when another process holds it.
+    """
     private_dir(folder)
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise SettingsError(
+                f"{folder} is in use by another program", remedy="stop that one, or give another folder"
+            ) from None
         yield
     finally:
         os.close(handle)

@@ -215,4 +215,7 @@ def _check_identity(path: Path, stored: dict[str, Any], given: dict[str, Any]) -
     names = sorted(key for key in stored.keys() | given.keys() if stored.get(key) != given.get(key))
     if names:
         differences = "; ".join(f"{key}: {stored.get(key)!r} there, {given.get(key)!r} now" for key in names)
-        raise StateError(f"{path} belongs to another run: {differences}")
+        raise StateError(
+            f"{path} belongs to another run: {differences}",
+            remedy="start with that run's settings, or use another --state-dir or --run-dir",
+        )

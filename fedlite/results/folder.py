@@ -19,6 +19,7 @@ from fedlite.results.lines import JsonLines, plain, write_whole
 from fedlite.results.report import render
 
 FORMAT = 1
+ROWS_FILE = "metrics.jsonl"
 PACKAGES = ("fedlite", "flwr", "torch", "numpy")
 
 
@@ -46,7 +47,7 @@ class RunFolder:
         else:
             _check_same(path, earlier.get("settings"), settings)
             record = _provenance() | {"settings": settings}
-        rows = path / "metrics.jsonl"
+        rows = path / ROWS_FILE
         if not resume and rows.exists():
             rows.replace(path / "metrics.jsonl.old")
         write_whole(path / "config.json", (json.dumps(record, indent=2) + "\n").encode())
@@ -87,7 +88,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def write_report(path: Path) -> Path:
     """Make report.html for a run's folder, finished or not. Raises StateError or StorageError."""
-    html = render(read_config(path), JsonLines(path / "metrics.jsonl").read(), name=path.resolve().name)
+    html = render(read_config(path), JsonLines(path / ROWS_FILE).read(), name=path.resolve().name)
     write_whole(path / "report.html", html.encode())
     return path / "report.html"
 
