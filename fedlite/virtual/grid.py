@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from fedlite.errors import FedliteError, SettingsError
+from fedlite.errors import FedliteError, FrameError, SettingsError
 from fedlite.flower import (
     APP_FAILED,
     SERVER_NODE_ID,
@@ -141,6 +141,8 @@ class VirtualGrid(Grid):
         node_id = request.metadata.dst_node_id
         try:
             reply = self._app(request, self._context(node_id))
+            if not _answers(reply, request):
+                raise FrameError("the app's message is not a reply to what it was given")
         except FedliteError as error:
             return error_reply(request.metadata, APP_FAILED, str(error))
         except Exception as error:  # any app may run here, and one client must not end the simulation
@@ -154,3 +156,11 @@ class VirtualGrid(Grid):
                 self._run.run_id, node_id, config, RecordDict(), dict(self._run_config)
             )
         return self._contexts[node_id]
+
+
+def _answers(reply: object, request: Message) -> bool:
+    """Whether an app gave back a message, to this request."""
+    return isinstance(reply, Message) and (
+        reply.metadata.reply_to_message_id == request.metadata.message_id
+        and reply.metadata.src_node_id == request.metadata.dst_node_id
+    )
