@@ -25,6 +25,8 @@ class Config:
     input_shape: str = option("", "shape of one arriving sample, as 1x28x28")
     num_classes: int = option(0, "number of classes of arriving samples")
     reservoir: int = option(10_000, "how many arrived samples to keep on disk")
+    max_epochs: int = option(100, "most epochs done in a round on the server's word")
+    max_parameters: int = option(20_000_000, "largest model taken on the server's word")
     server: str = option(
         "", "address of the server, if it has moved since this device joined", metavar="HOST:PORT"
     )
@@ -42,7 +44,13 @@ class Config:
             raise SettingsError(
                 "the form of arriving samples is unknown", remedy="give --input-shape and --num-classes"
             )
-        for name, least in (("reservoir", 1), ("threads", 0), ("num_classes", 0)):
+        for name, least in (
+            ("reservoir", 1),
+            ("max_epochs", 1),
+            ("max_parameters", 1),
+            ("threads", 0),
+            ("num_classes", 0),
+        ):
             if getattr(self, name) < least:
                 raise SettingsError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}, at least {least} wanted"

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from fedlite.errors import QuorumError, UpdateError
 from fedlite.tensors import check_finite, check_like
-from fedlite.types import Array, Params, Result, Update
+from fedlite.types import Array, Params, Result
 
 
 @dataclass(frozen=True)
 class Total:
-    """A running weighted sum. `sums` is float64: the order of arrival stays below float32's last bit."""
+    """A running weighted sum. In float64: the order of arrival can change the mean's last bit, no more."""
 
     sums: dict[str, NDArray[np.float64]]
     weight: int = 0
@@ -55,14 +55,6 @@ def finish(total: Total) -> dict[str, Array]:
 def mean_metrics(total: Total) -> dict[str, float]:
     """Means of the clients' metrics, weighted by example count, each over the clients that reported it."""
     return {name: value / weight for name, value, weight in total.metric_sums}
-
-
-def weighted_mean(results: list[Result], like: Params) -> Update:
-    """The mean of a list at once, for callers that hold one."""
-    total = start(like)
-    for result in results:
-        total = add(total, result)
-    return finish(total)
 
 
 def _as_float32(value: NDArray[np.float64]) -> Array:

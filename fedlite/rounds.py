@@ -108,11 +108,9 @@ class Pruning:
 
 
 def sample(available: Sequence[Node], size: int, seed: int, round_num: int) -> list[Node]:
-    """`size` of the available nodes (all, if there are fewer), drawn without replacement; order as given."""
-    if size >= len(available):
-        return list(available)
-    chosen = generator(seed, "cohort", round_num).choice(len(available), size=size, replace=False)
-    return [available[index] for index in sorted(chosen)]
+    """`size` of the available nodes (all, if there are fewer), without replacement, in the order drawn."""
+    order = generator(seed, "cohort", round_num).permutation(len(available))
+    return [available[index] for index in order[:size]]
 
 
 def begin(spec: str, params: Params, rule: Rule, pruning: Pruning) -> Model:

@@ -37,8 +37,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./scripts/demo", description=__doc__)
     parser.add_argument("--state-dir", type=Path, default=ROOT / "run" / "demo", help="made anew each time")
     state = parser.parse_args().state_dir
+    if state.exists() and not (state / "server" / "ca.pem").exists() and any(state.iterdir()):
+        raise SystemExit(f"{state} exists and is not an earlier demo's: give another --state-dir")
     shutil.rmtree(state, ignore_errors=True)
     began = time.monotonic()
+    devices: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:
         server = stack.enter_context(start_server(state))
         for index, name in enumerate(NAMES):
@@ -46,10 +49,14 @@ def main() -> int:
             print(f"$ python -m server invite {name}\n{code}", flush=True)
             joined = run("client", "join", code, "--state-dir", state / name)
             print(f"$ python -m client join {code[:12]}…\n{joined}", flush=True)
-            stack.enter_context(start_device(state / name, index))
-        failed = server.wait()
-    if failed:
-        return failed
+            devices.append(stack.enter_context(start_device(state / name, index)))
+        while server.poll() is None:
+            for name, device in zip(NAMES, devices, strict=True):
+                if device.poll() is not None:
+                    raise SystemExit(f"{name} ended:\n{(state / name / 'device.log').read_text()}")
+            time.sleep(0.1)
+    if server.returncode:
+        return server.returncode
     result = summary(state / "server" / "results") | {"seconds": round(time.monotonic() - began, 1)}
     print(table(result))
     print(json.dumps(result))

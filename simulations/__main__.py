@@ -3,7 +3,8 @@
     python -m simulations --clients 100 --rounds 20 --dataset digits
     python -m simulations --dataset mnist --partition natural --clients 0 --cohort 50 --strategy fedprox:mu=0.01
 
-Leaves a folder with config.json, metrics.jsonl, the model and report.html; the same --run-dir resumes.
+Leaves a folder with config.json, metrics.jsonl, the model and report.html. The same --run-dir resumes; what
+virtual clients still owed of their codec's losses is forgotten then.
 """
 
 import sys

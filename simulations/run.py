@@ -1,6 +1,8 @@
 """One simulation: the data set divided, a VirtualGrid of clients, the server app over it."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from threading import Event
@@ -38,7 +40,8 @@ def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
     folder = config.run_dir or Path("runs") / datetime.now().strftime(
         f"%Y%m%d-%H%M%S-{config.strategy.split(':')[0]}"
     )
-    workshop = Workshop(config)
+    endless = replace(config, deadline_seconds=math.inf)  # a loaded machine must not change a result
+    workshop = Workshop(endless)
     app = client_app(Devices(whole, parts).of)
     with (
         locked(folder, wait=False),

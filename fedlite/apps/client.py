@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.apps.device import Device, Held, Pending
+from fedlite.apps.device import Device, Held, Limits, Pending
 from fedlite.apps.model import module_of, shapes_of
 from fedlite.apps.offer import (
     NOTHING_HELD,
@@ -19,11 +19,11 @@ from fedlite.apps.offer import (
 )
 from fedlite.compress.codec import codec_by_name, encode_with_feedback
 from fedlite.downlink import Version, receive
-from fedlite.errors import CodecError, DataError, ReplayError
+from fedlite.errors import CodecError, DataError, ReplayError, SettingsError
 from fedlite.flower import ClientApp, Context, Message, RecordDict
 from fedlite.seeds import derive, generator
-from fedlite.tensors import add, check_finite, subtract
-from fedlite.types import Update
+from fedlite.tensors import add, check_finite, subtract, zeros_like
+from fedlite.types import Params, Update, is_statistic
 from fedlite.uplink import Report, pack
 
 _log = logging.getLogger("fedlite.client")
@@ -58,49 +58,77 @@ def answer(device: Device, offer: Offer) -> RecordDict:
     context = manifest.context
     if held.pending is not None and held.pending.spec_hash == context.spec_hash:
         return write_report(held.pending.envelope)
-    version = _receive(offer, held.version)
-    if version is None:
+    _check_bearable(manifest, device.limits)
+    try:
+        version = receive(
+            offer.model, held.version, _like(manifest, held), codec_by_name(manifest.downlink_codec)
+        )
+    except CodecError:
         return write_holds(held.version.number if held.version else NOTHING_HELD)
-    report, counted, lost = _train(device, manifest, version, _residual(held, offer.counted))
+    if (version.number, version.hash.hex()) != (manifest.version, manifest.model_hash):
+        return write_holds(NOTHING_HELD)
+    owed, before = _owed(held, manifest.round_num, offer.counted)
+    report, update, rest = _train(device, manifest, version, owed)
     seq = max(held.seq + 1, manifest.round_num << 16)  # rises even if this device's memory was lost
     envelope = device.sender.send(pack(report), context, seq)
-    pending = Pending(context.spec_hash, manifest.round_num, envelope, counted, lost)
-    _log.info(
-        "round %d: %d samples, %s; report of %d bytes",
+    _log_round(manifest.round_num, report, len(envelope))
+    before = before if before is not None else zeros_like(update)
+    pending = Pending(
+        context.spec_hash,
         manifest.round_num,
-        report.num_examples,
-        ", ".join(f"{name} {value:.4g}" for name, value in report.metrics.items()),
-        len(envelope),
+        envelope,
+        before,
+        rest,
+        _without_statistics(add(update, before)),
     )
     device.memory.save(replace(held, round_num=manifest.round_num, seq=seq, version=version, pending=pending))
     return write_report(envelope)
 
 
-def _residual(held: Held, counted: int) -> Update | None:
-    """What is still owed to the server from before: the codec's loss, or a whole update that was not counted."""
-    if held.pending is None or counted > held.pending.round_num:  # the latter: memory restored from a backup
-        return None
-    return held.pending.if_counted if held.pending.round_num == counted else held.pending.if_lost
+def _check_bearable(manifest: Manifest, limits: Limits) -> None:
+    """SettingsError for work that is beyond this device, however well it is signed."""
+    if manifest.settings.epochs > limits.max_epochs:
+        raise SettingsError(
+            f"the server asks for {manifest.settings.epochs} epochs, this device does {limits.max_epochs} at most",
+            remedy="lower --epochs on the server, or raise --max-epochs on the device",
+        )
+    shapes = shapes_of(manifest.model, manifest.settings.bits)
+    if (count := sum(value.size for value in shapes.values())) > limits.max_parameters:
+        raise SettingsError(
+            f"the server's model has {count} parameters, this device takes {limits.max_parameters} at most",
+            remedy="use a smaller model, or raise --max-parameters on the device",
+        )
 
 
-def _receive(offer: Offer, held: Version | None) -> Version | None:
-    """The version the manifest names, or None if this payload does not lead there from what is held."""
-    manifest = offer.manifest
-    like = held.params if held else shapes_of(manifest.model, int(manifest.train.get("bits", 32)))
-    try:
-        version = receive(offer.model, held, like, codec_by_name(manifest.downlink_codec))
-    except CodecError:
-        return None
-    return version if version.hash.hex() == manifest.model_hash else None
+def _like(manifest: Manifest, held: Held) -> Params:
+    return held.version.params if held.version else shapes_of(manifest.model, manifest.settings.bits)
+
+
+def _owed(held: Held, round_num: int, counted: int) -> tuple[Update | None, Update | None]:
+    """What to send on top of this round's update: (all that is owed, the codec's losses alone).
+
+    A round that is run again with other settings replaces its first report, which was not counted.
+    """
+    pending = held.pending
+    if pending is None or counted > pending.round_num:  # the latter: memory restored from a backup
+        return None, None
+    if counted == pending.round_num:
+        return pending.if_counted, pending.if_counted
+    return pending.before if round_num == pending.round_num else pending.if_lost, pending.before
+
+
+def _without_statistics(update: Update) -> Update:
+    """Statistics are measured anew in every round: nothing of them is ever owed."""
+    return {name: np.zeros_like(value) if is_statistic(name) else value for name, value in update.items()}
 
 
 def _train(
-    device: Device, manifest: Manifest, version: Version, residual: Update | None
+    device: Device, manifest: Manifest, version: Version, owed: Update | None
 ) -> tuple[Report, Update, Update]:
-    """(report, residual if it is counted, residual if it is lost)."""
-    from fedlite.train import TrainSettings, local_train, predict
+    """(report, the round's own update, what the codec lost of it and of what was owed)."""
+    from fedlite.train import local_train, predict
 
-    settings = TrainSettings(**manifest.train)
+    settings = manifest.settings
     model = module_of(manifest.model, settings.bits)
 
     def labels(x: NDArray[np.generic]) -> NDArray[np.int64]:
@@ -125,10 +153,14 @@ def _train(
     payload, rest = encode_with_feedback(
         codec_by_name(manifest.uplink_codec),
         update,
-        residual,
+        owed,
         masks=version.masks,
         generator=generator(seed, "codec"),
     )
-    owed = update if residual is None else add(update, residual)
     metrics = {"loss": result.loss, "accuracy": result.accuracy, **drawn.metrics}
-    return Report(result.num_examples, metrics, payload), rest, owed
+    return Report(result.num_examples, metrics, payload), update, rest
+
+
+def _log_round(round_num: int, report: Report, size: int) -> None:
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in report.metrics.items())
+    _log.info("round %d: %d samples, %s; report of %d bytes", round_num, report.num_examples, metrics, size)

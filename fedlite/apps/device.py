@@ -12,7 +12,8 @@ from safetensors.numpy import load, save
 
 from fedlite.compress.prune import pack_masks, unpack_masks
 from fedlite.downlink import Version
-from fedlite.types import Params, Update
+from fedlite.errors import StateError
+from fedlite.types import Array, Params, Update
 from fedlite.uplink import Sender
 
 
@@ -20,12 +21,15 @@ from fedlite.uplink import Sender
 class Pending:
     """A report that was sent and may or may not have been counted.
 
-    `if_counted` is the residual when it was, `if_lost` when it was not: then the whole update is still owed.
+    What the device owes the server after it: `if_counted`, the codec's loss; `if_lost`, the round's whole update on
+    top of what was owed of codec losses before, `before`. Of updates that were lost only the last is owed: older ones
+    were made from models long gone.
     """
 
     spec_hash: bytes
     round_num: int
     envelope: bytes
+    before: Update
     if_counted: Update
     if_lost: Update
 
@@ -93,6 +97,14 @@ class Fixed:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """The most a device does on the server's word."""
+
+    max_epochs: int = 100
+    max_parameters: int = 20_000_000
+
+
+@dataclass(frozen=True)
 class Device:
     """What the client app needs of a device. `verify` raises SealError for an offer the server did not sign."""
 
@@ -102,6 +114,7 @@ class Device:
     sender: Sender
     verify: Callable[[bytes, bytes], None]
     compute: str = "cpu"
+    limits: Limits = Limits()
 
 
 @dataclass
@@ -158,6 +171,7 @@ class Stored:
         if pending is not None:
             values |= {
                 "pending": pending.spec_hash + pending.envelope,
+                "before": _dump(pending.before),
                 "if_counted": _dump(pending.if_counted),
                 "if_lost": _dump(pending.if_lost),
             }
@@ -174,9 +188,10 @@ def _dump(arrays: Params) -> bytes:
     return _COUNT.pack(len(names)) + names + body
 
 
-def _parse(data: bytes | None) -> Params:
+def _read(store: Store, name: str) -> dict[str, Array]:
+    data = store.get(name)
     if data is None:
-        return {}
+        raise StateError(f"this device's memory has lost its {name!r}")
     middle = _COUNT.size + _COUNT.unpack_from(data)[0]
     arrays = load(data[middle:])
     return {name: arrays[name] for name in json.loads(data[_COUNT.size : middle])}
@@ -185,13 +200,13 @@ def _parse(data: bytes | None) -> Params:
 def _load_version(store: Store, number: int | None) -> Version | None:
     if number is None:
         return None
-    params = _parse(store.get("params"))
+    params = _read(store, "params")
     return Version(number, params, unpack_masks(store.get("masks") or pack_masks({}), params))
 
 
-def _load_pending(store: Store, round_num: int) -> Pending | None:
+def _load_pending(store: Store, round_num: int) -> Pending:
     data = store.get("pending")
     if data is None:
-        return None
-    counted, lost = _parse(store.get("if_counted")), _parse(store.get("if_lost"))
-    return Pending(data[:32], round_num, data[32:], counted, lost)
+        raise StateError("this device's memory has lost its last report")
+    residuals = [_read(store, name) for name in ("before", "if_counted", "if_lost")]
+    return Pending(data[:32], round_num, data[32:], *residuals)

@@ -37,10 +37,13 @@ def module_of(spec: str, bits: int) -> "nn.Module":
 
 
 def shapes_of(spec: str, bits: int) -> Params:
-    """Names and shapes of the model's parameters, without values."""
+    """Names and shapes of the model's parameters, without values and without memory for them."""
+    from fedlite.compress import quantize
+    from fedlite.models import ModelSpec
     from fedlite.models.bridge import layout
+    from fedlite.models.registry import skeleton
 
-    return layout(module_of(spec, bits))
+    return layout(quantize.at(skeleton(ModelSpec.from_json(spec)), bits))
 
 
 def initial(spec: str, bits: int, seed: int) -> dict[str, Array]:

@@ -7,14 +7,16 @@ either one report or a word about what the client holds. A payload is one Array 
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from fedlite.crypto.seal import Context
-from fedlite.errors import FrameError
+from fedlite.errors import FrameError, SettingsError
 from fedlite.flower import Array, ArrayRecord, ConfigRecord, RecordDict
+from fedlite.train_settings import TrainSettings
 from fedlite.uplink import KIND_UPDATE
 
 STYPE = "fedlite.v1"
@@ -44,6 +46,11 @@ class Manifest:
     def text(self) -> bytes:
         """Canonical JSON: what is signed and hashed."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
+
+    @cached_property
+    def settings(self) -> TrainSettings:
+        """How to train, checked."""
+        return TrainSettings(**self.train)
 
     @property
     def context(self) -> Context:
@@ -123,20 +130,24 @@ def _manifest(text: bytes) -> Manifest:
         raise FrameError(f"manifest holds {len(text)} bytes, at most {_MAX_MANIFEST_BYTES} wanted")
     try:
         manifest = Manifest(**json.loads(text))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise FrameError(f"manifest is not one this version knows: {error}") from error
     if manifest.text != text:
         raise FrameError("manifest is not in canonical form")
     numbers = (manifest.round_num, manifest.version, manifest.seed)
-    texts = (
-        manifest.run,
-        manifest.model_hash,
-        manifest.model,
-        manifest.uplink_codec,
-        manifest.downlink_codec,
-    )
-    if not all(type(n) is int for n in numbers) or not all(isinstance(t, str) for t in texts):
+    texts = (manifest.model, manifest.uplink_codec, manifest.downlink_codec)
+    if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or not all(
+        isinstance(t, str) for t in texts
+    ):
         raise FrameError("manifest holds fields of the wrong type")
-    if not isinstance(manifest.train, dict):
-        raise FrameError("manifest's train settings are not a table")
+    if not _is_hex(manifest.run, 16) or not _is_hex(manifest.model_hash, 32):
+        raise FrameError("manifest's run or model hash is not one")
+    try:
+        _ = manifest.settings
+    except (TypeError, SettingsError) as error:
+        raise FrameError(f"manifest asks for training that is none: {error}") from error
     return manifest
+
+
+def _is_hex(value: object, size: int) -> bool:
+    return isinstance(value, str) and re.fullmatch(f"[0-9a-f]{{{2 * size}}}", value) is not None

@@ -1,5 +1,6 @@
 """How every program begins and ends: arguments in, exit code out, a signal stops it cleanly."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ def main(body: Callable[[Sequence[str], Event], int], argv: Sequence[str] | None
 
     A FedliteError becomes one line on standard error and an exit code: 2 for settings, 1 for the rest.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines repeat what our errors say better
     stop = Event()
     _stop_on_signals(stop)
     try:
@@ -26,7 +28,8 @@ def main(body: Callable[[Sequence[str], Event], int], argv: Sequence[str] | None
 
 
 def _failed(error: FedliteError, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    text = "".join(each if each.isprintable() else "?" for each in str(error))  # some of it may be a peer's
+    print(f"error: {text}", file=sys.stderr)
     return code
 
 

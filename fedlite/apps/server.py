@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from threading import Event
 from typing import Any, Protocol
 
-from fedlite.apps.cohort import Courier, Party, Stopped, Tally, manifest_of
+from fedlite.apps.cohort import Courier, Exchange, Party, Stopped, Tally
+from fedlite.apps.door import Door
+from fedlite.apps.offer import Manifest
 from fedlite.apps.settings import JobSettings
 from fedlite.apps.stock import stock_rule
 from fedlite.compress.codec import codec_by_name
@@ -31,7 +34,6 @@ from fedlite.types import Params
 from fedlite.uplink import Receiver
 
 _WAIT_SECONDS = 0.2
-KEEP_STEPS = 16
 
 Evaluate = Callable[[Params], Mapping[str, float]]
 
@@ -73,23 +75,15 @@ def run(grid: Grid, job: Job, ledger: Ledger, watcher: Watcher, stop: Event) -> 
     have already answered send the same bytes.
     """
     settings = job.settings
-    rule = make_rule(settings)
-    pruning = Pruning(settings.sparsity, settings.prune_round)
-    model = _resume(job, ledger, rule, pruning)
-    courier = Courier(
-        grid=grid,
-        ledger=ledger,
-        receiver=job.receiver,
-        sign=job.sign,
-        who=job.who,
-        codec=codec_by_name(settings.uplink_codec),
-        max_examples=settings.max_examples,
-        stop=stop,
-        shut_out=job.shut_out,
+    door = Door(job.receiver, ledger, codec_by_name(settings.uplink_codec), settings.max_examples)
+    courier = Courier(grid, ledger, door, job.sign, job.who, job.shut_out, stop)
+    course = _Course(
+        job, courier, make_rule(settings), Pruning(settings.sparsity, settings.prune_round), watcher
     )
+    model = course.resume()
     while model.round_num < settings.rounds and not stop.is_set():
         try:
-            model = _round(grid, job, ledger, rule, pruning, courier, model, watcher)
+            model = course.round(model)
         except QuorumError as error:
             if not job.patient:
                 raise
@@ -107,84 +101,78 @@ def make_rule(settings: JobSettings) -> Rule:
     return Streaming(strategy_by_name(settings.strategy))
 
 
-def _resume(job: Job, ledger: Ledger, rule: Rule, pruning: Pruning) -> Model:
-    latest = ledger.latest()
-    if latest is not None:
-        return from_blobs(latest.state)
-    model = begin(*job.initial(), rule, pruning)
-    ledger.commit(0, state=to_blobs(model), step=None, counted=[], metrics={})
-    return model
+@dataclass(frozen=True)
+class _Course:
+    """One run on its way."""
 
+    job: Job
+    courier: Courier
+    rule: Rule
+    pruning: Pruning
+    watcher: Watcher
 
-def _round(
-    grid: Grid,
-    job: Job,
-    ledger: Ledger,
-    rule: Rule,
-    pruning: Pruning,
-    courier: Courier,
-    model: Model,
-    watcher: Watcher,
-) -> Model:
-    settings, clock = job.settings, _Clock()
-    nodes = _wait_for_nodes(grid, settings, model.round_num + 1, watcher, courier.stop)
-    size = settings.cohort or len(nodes)
-    chosen = sample(nodes, round(size * settings.over_selection), settings.seed, model.round_num + 1)
-    manifest = manifest_of(model, ledger.run_id, _fields(job, rule, model))
-    clock.lap("configure")
-    results, tally = courier.results(
-        manifest,
-        model,
-        chosen,
-        min(size, len(chosen)),
-        settings.quorum,
-        clock.start + settings.deadline_seconds,
-    )
-    combined = rule.combine(manifest.round_num, model.params, model.state, results)
-    clock.lap("collect")
-    step, after = close(model, combined, pruning, codec_by_name(settings.downlink_codec))
-    clock.lap("aggregate")
-    scores = _evaluate(job, after)
-    clock.lap("evaluate")
-    row = _row(after, combined, tally, scores, clock.laps)
-    ledger.commit(
-        after.round_num,
-        state=to_blobs(after),
-        step=step,
-        counted=tally.counted,
-        metrics=row,
-    )
-    ledger.prune_steps(KEEP_STEPS)
-    clock.lap("commit")
-    watcher.row({**row, "seconds": clock.laps})
-    return after
+    def resume(self) -> Model:
+        """The last committed model, or the first, committed as round 0."""
+        ledger = self.courier.ledger
+        latest = ledger.latest()
+        if latest is not None:
+            return from_blobs(latest.state)
+        model = begin(*self.job.initial(), self.rule, self.pruning)
+        ledger.commit(0, state=to_blobs(model), step=None, counted=[], metrics={})
+        return model
 
+    def round(self, model: Model) -> Model:
+        """The next model, committed. QuorumError and Stopped leave everything as it was."""
+        settings = self.job.settings
+        nodes = self._wait_for_nodes(model.round_num + 1)
+        clock = _Clock()
+        manifest = self._manifest(model)
+        size = settings.cohort or len(nodes)
+        chosen = sample(nodes, round(size * settings.over_selection), settings.seed, manifest.round_num)
+        exchange = Exchange(self.courier, manifest, model)
+        clock.lap("configure")
+        deadline = clock.start + settings.deadline_seconds
+        wanted = min(size, len(chosen))
+        with closing(exchange.results(chosen, wanted, settings.quorum, deadline)) as results:
+            combined = self.rule.combine(manifest.round_num, model.params, model.state, results)
+        clock.lap("collect")
+        step, after = close(model, combined, self.pruning, codec_by_name(settings.downlink_codec))
+        clock.lap("aggregate")
+        scores = _evaluate(self.job, after)
+        clock.lap("evaluate")
+        row = _row(after, combined, exchange.tally, scores, clock.laps)
+        self.courier.ledger.commit(
+            after.round_num, state=to_blobs(after), step=step, counted=exchange.tally.counted, metrics=row
+        )
+        clock.lap("commit")
+        self.watcher.row({**row, "seconds": clock.laps})
+        return after
 
-def _wait_for_nodes(
-    grid: Grid, settings: JobSettings, round_num: int, watcher: Watcher, stop: Event
-) -> list[int]:
-    wanted = max(settings.quorum, 1)
-    told = -1
-    while not stop.is_set():
-        nodes = sorted(grid.get_node_ids())
-        if len(nodes) >= wanted:
-            return nodes
-        if len(nodes) != told:
-            told = len(nodes)
-            watcher.status(f"round {round_num} waits for clients: {told} of {wanted} are there")
-        stop.wait(_WAIT_SECONDS)
-    raise Stopped
+    def _wait_for_nodes(self, round_num: int) -> list[int]:
+        wanted, told = self.job.settings.quorum, -1
+        while not self.courier.stop.is_set():
+            nodes = sorted(self.courier.grid.get_node_ids())
+            if len(nodes) >= wanted:
+                return nodes
+            if len(nodes) != told:
+                told = len(nodes)
+                self.watcher.status(f"round {round_num} waits for clients: {told} of {wanted} are there")
+            self.courier.stop.wait(_WAIT_SECONDS)
+        raise Stopped
 
-
-def _fields(job: Job, rule: Rule, model: Model) -> dict[str, object]:
-    settings = job.settings
-    return {
-        "model": model.spec,
-        "train": settings.train_settings() | dict(rule.client_settings()),
-        "uplink_codec": settings.uplink_codec,
-        "downlink_codec": settings.downlink_codec,
-        "seed": settings.seed,
-    }
+    def _manifest(self, model: Model) -> Manifest:
+        settings = self.job.settings
+        return Manifest(
+            run=self.courier.ledger.run_id.hex(),
+            round_num=model.round_num + 1,
+            version=model.held.number,
+            model_hash=model.held.hash.hex(),
+            model=model.spec,
+            train=settings.train_settings() | dict(self.rule.client_settings()),
+            uplink_codec=settings.uplink_codec,
+            downlink_codec=settings.downlink_codec,
+            seed=settings.seed,
+        )
 
 
 def _evaluate(job: Job, model: Model) -> Mapping[str, float]:

@@ -7,8 +7,9 @@ becomes of the results. Statistics (activation ranges) are averaged beside it: t
 import inspect
 import logging
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,33 +33,52 @@ from fedlite.strategies.named import split_spec
 from fedlite.tensors import add
 from fedlite.types import Params, Result, is_statistic
 
+SUPPORTED = (
+    "FedAvg", "FedProx", "FedAdam", "FedYogi", "FedAdagrad", "FedAvgM",
+    "FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", "QFedAvg",
+)  # fmt: skip
 _CLIENT_SETTINGS = {"proximal-mu": "proximal_mu"}  # config keys of stock strategies that our clients know
-_QUIET = {"fraction_evaluate": 0.0, "min_evaluate_nodes": 0, "min_available_nodes": 1, "min_train_nodes": 1}
+_OURS = ("fraction_", "min_")  # options about who takes part
+_EVERYONE = {
+    "fraction_evaluate": 0.0,
+    "min_evaluate_nodes": 0,
+    "min_available_nodes": 1,
+    "min_train_nodes": 1,
+}
 
 
 def stock_rule(spec: str, seed: int) -> "StockRule":
     """`NAME:key=number,…` of flwr.serverapp.strategy. SettingsError lists the strategies or the options."""
-    name, options = split_spec(spec)
     quiet(logging.ERROR)
+    name, options = split_spec(spec)
     known = stock_strategies()
-    if name not in known:
-        raise SettingsError(f"Flower has no strategy {name!r}; it has {', '.join(sorted(known))}")
-    accepted = inspect.signature(known[name]).parameters
-    if odd := set(options) - set(accepted):
-        raise SettingsError(f"flwr:{name} has no option {sorted(odd)}; it has {', '.join(accepted)}")
+    if name not in SUPPORTED or name not in known:
+        raise SettingsError(f"there is no flwr:{name} here; there are {', '.join(SUPPORTED)}")
+    accepted = set(inspect.signature(known[name]).parameters)
+    free = sorted(option for option in accepted if not option.startswith(_OURS))
+    if odd := set(options) - set(free):
+        raise SettingsError(
+            f"flwr:{name} takes no {sorted(odd)}; it takes {', '.join(free)}",
+            remedy="who takes part is set by --cohort, --quorum and --over-selection",
+        )
     numbers = {key: int(value) if value.is_integer() else value for key, value in options.items()}
+    chosen = {key: value for key, value in _EVERYONE.items() if key in accepted} | numbers
+    rule = StockRule(partial(known[name], **chosen), seed)
     try:
-        strategy = known[name](**{key: v for key, v in _QUIET.items() if key in accepted} | numbers)
-    except TypeError as error:
-        raise SettingsError(f"flwr:{name} cannot be made from numbers alone: {error}") from error
-    return StockRule(strategy, seed)
+        rule.client_settings()
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"flwr:{name} cannot be made with {options}: {error}") from error
+    return rule
 
 
 @dataclass(frozen=True)
 class StockRule:
-    """Holds every result of a round in memory, as stock strategies do."""
+    """A strategy made anew for every round, from the state it had after the last one.
 
-    strategy: Any
+    Holds every result of a round in memory, as stock strategies do.
+    """
+
+    make: Callable[[], Any]
     seed: int
 
     def init(self, params: Params) -> State:
@@ -67,39 +87,45 @@ class StockRule:
 
     def client_settings(self) -> Mapping[str, float]:
         """What the strategy asks of clients, as far as our clients know it."""
-        config = self._configure(1, {})
-        return {
-            ours: float(str(config[theirs])) for theirs, ours in _CLIENT_SETTINGS.items() if theirs in config
-        }
+        config = self._configure(self.make(), 1, {})
+        return {ours: float(str(config[key])) for key, ours in _CLIENT_SETTINGS.items() if key in config}
 
     def combine(self, round_num: int, params: Params, state: State, results: Iterable[Result]) -> Combined:
-        """Hand the strategy one reply per result, with the client's whole model in it."""
+        """Hand the strategy one reply per result, with the client's whole model in it.
+
+        QuorumError if it cannot make a model of them: Bulyan, for one, needs more results than it suspects liars.
+        """
         learned = {name: value for name, value in params.items() if not is_statistic(name)}
         measured = {name: value for name, value in params.items() if is_statistic(name)}
-        replies, total, given = [], aggregate.start(measured), list(results)
-        common = set.intersection(*(set(each.metrics) for each in given)) if given else set()
-        for result in sorted(given, key=lambda each: each.client_id):  # ties must not fall by time of arrival
+        replies, total = [], aggregate.start(measured)
+        for result in sorted(
+            results, key=lambda each: each.client_id
+        ):  # ties must not fall by time of arrival
             total = aggregate.add(total, replace(result, update=_only(result.update, measured)))
-            replies.append(_reply(add(learned, result.update), result, common))
-        _restore(self.strategy, state)
-        self._configure(round_num, learned)
-        arrays, _ = self.strategy.aggregate_train(round_num, replies)
+            replies.append(_reply(add(learned, result.update), result))
+        strategy = self.make()
+        _restore(strategy, state)
+        self._configure(strategy, round_num, learned)
+        try:
+            arrays, _ = strategy.aggregate_train(round_num, replies)
+        except Exception as error:  # a strategy of Flower's may raise what it likes
+            raise QuorumError(f"{type(strategy).__name__}, of {len(replies)} results: {error}") from error
         if arrays is None:
-            raise QuorumError(f"{type(self.strategy).__name__} made no model of {len(replies)} results")
+            raise QuorumError(f"{type(strategy).__name__} made no model of {len(replies)} results")
         ranges = add(measured, aggregate.finish(total))
         after = {
             name: ranges[name] if name in ranges else np.asarray(arrays[name].numpy(), np.float32)
             for name in params
         }
-        return Combined(after, _capture(self.strategy), aggregate.mean_metrics(total))
+        return Combined(after, _capture(strategy), aggregate.mean_metrics(total))
 
-    def _configure(self, round_num: int, params: Params) -> ConfigRecord:
+    def _configure(self, strategy: Any, round_num: int, params: Params) -> ConfigRecord:
         """Let the strategy see the round's model, as its own loop would; returns what it tells clients."""
         config = ConfigRecord()
         before = random.getstate()
         random.seed(self.seed)  # stock strategies draw from the global generator: it is given back as it was
         try:
-            messages = self.strategy.configure_train(round_num, _arrays(params), config, _OneNode())
+            messages = strategy.configure_train(round_num, _arrays(params), config, _OneNode())
         finally:
             random.setstate(before)
         for message in messages:
@@ -123,10 +149,11 @@ def _arrays(params: Params) -> ArrayRecord:
     return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in params.items()})
 
 
-def _reply(local: Params, result: Result, metric_names: set[str]) -> Message:
-    """With the metrics that every client reported: stock strategies give up a round where they differ."""
-    common = {name: value for name, value in result.metrics.items() if name in metric_names}
-    metrics = MetricRecord({"num-examples": result.num_examples, **common})
+def _reply(local: Params, result: Result) -> Message:
+    """The metrics a stock strategy reads: its weight, and the loss that QFedAvg goes by."""
+    metrics = MetricRecord(
+        {"num-examples": result.num_examples, "train_loss": result.metrics.get("loss", 0.0)}
+    )
     offer = Message(RecordDict(), dst_node_id=1, message_type=MessageType.TRAIN)
     return Message(RecordDict({"arrays": _arrays(local), "metrics": metrics}), reply_to=offer)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from fedlite.errors import ReplayError, StateError
+from fedlite.errors import StateError
 from fedlite.ledger._sqlite import Closing, Database, Form, checked, checksum, to_json
 
 FORM = Form(
@@ -32,6 +32,8 @@ FORM = Form(
         "CREATE TABLE sender (name TEXT PRIMARY KEY, seq BLOB NOT NULL)",
     ),
 )
+
+KEEP_STEPS = 16  # further behind than that, a client gets the whole model
 
 RAISE = (
     "INSERT INTO sender VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET seq = excluded.seq"
@@ -64,7 +66,6 @@ class Ledger(Closing):
     def __init__(self, database: Database, run_id: bytes) -> None:
         self._database = database
         self.run_id = run_id
-        self._noted: dict[str, int] = {}
 
     @classmethod
     def open(cls, path: Path, identity: Mapping[str, Any]) -> Self:
@@ -95,12 +96,13 @@ class Ledger(Closing):
         step: bytes | None,
         counted: Sequence[Counted],
         metrics: Mapping[str, Any],
+        keep_steps: int = KEEP_STEPS,
     ) -> None:
         """Store a round in one transaction: durable when this returns, otherwise nothing changed.
 
         `round_num` is the last one plus 1, and 0 for the initial model; `state` replaces the previous state;
-        `step` takes a client from the version before to this one. Raises StateError for another `round_num`, a
-        sender counted twice, or a sequence number that does not rise.
+        `step` takes a client from the version before to this one; the last `keep_steps` stay. Raises StateError
+        for another `round_num`, a sender counted twice, or a sequence number that does not rise.
         """
         text = to_json(metrics)
         with self._database.transaction() as connection:
@@ -117,8 +119,7 @@ class Ledger(Closing):
                 row = (round_num, step, checksum(f"step {round_num}", step))
                 connection.execute("INSERT INTO step VALUES (?, ?, ?)", row)
             _count(connection, round_num, counted)
-            connection.executemany(RAISE, [(sender, _pack(seq)) for sender, seq in self._noted.items()])
-        self._noted.clear()
+            connection.execute("DELETE FROM step WHERE round_num <= ?", (round_num - keep_steps,))
 
     def latest(self) -> Snapshot | None:
         """The last committed round, or None before the first. StateError if a blob is not what was committed."""
@@ -141,12 +142,6 @@ class Ledger(Closing):
         path = self._database.path
         return [checked(path, f"step {number}", value, crc) for number, value, crc in found]
 
-    def prune_steps(self, keep: int) -> None:
-        """Forget all but the last `keep` steps."""
-        with self._database.transaction() as connection:
-            query = "DELETE FROM step WHERE round_num <= (SELECT MAX(round_num) FROM round) - ?"
-            connection.execute(query, (keep,))
-
     def last_counted(self, sender: str) -> Counted | None:
         """The sender's latest update that entered an aggregate."""
         found = self._counted("WHERE sender = ? ORDER BY round_num DESC LIMIT 1", sender)
@@ -155,22 +150,6 @@ class Ledger(Closing):
     def counted_in(self, round_num: int) -> list[Counted]:
         """The updates that entered a round's aggregate, in the order they were given to `commit`."""
         return self._counted("WHERE round_num = ? ORDER BY rowid", round_num)
-
-    def note_seq(self, sender: str, seq: int) -> None:
-        """Accept a sequence number once: ReplayError unless it is above all before it. Durable with `commit`."""
-        highest = self.highest_seq(sender)
-        if seq <= highest:
-            raise ReplayError(f"{sender} sent sequence number {seq}, above {highest} expected")
-        self._noted[sender] = seq
-
-    def forget_noted(self) -> None:
-        """Drop the numbers noted since the last commit: their round is given up and its senders may resend."""
-        self._noted.clear()
-
-    def highest_seq(self, sender: str) -> int:
-        """The highest sequence number noted or counted of a sender; −1 before the first."""
-        stored = self._database.rows("SELECT seq FROM sender WHERE name = ?", sender)
-        return max(self._noted.get(sender, -1), _unpack(stored[0][0]) if stored else -1)
 
     def history(self) -> list[dict[str, Any]]:
         """The metrics of every round, in order."""

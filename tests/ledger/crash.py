@@ -24,8 +24,8 @@ def commit(ledger: Ledger, shelf: Shelf, round_num: int) -> None:
         step=b"step %d" % round_num if round_num else None,
         counted=[Counted(round_num, "pi", round_num, b"%d" % round_num)],
         metrics={"round": round_num},
+        keep_steps=8,
     )
-    ledger.prune_steps(8)
     shelf.put({"a": b"%d" % round_num, "b": b"%d" % round_num})
 
 

@@ -49,10 +49,13 @@ def limited(opened: Ledger | Shelf | Fleet, folder: Path, pages: int = 300) -> N
         opened._database.rows(f"PRAGMA max_page_count = {pages}")
 
 
-def commit(ledger: Ledger, round_num: int, size: int) -> None:
+def commit(ledger: Ledger, round_num: int, size: int, keep_steps: int = 100) -> None:
     value = os.urandom(size)
     counted = [Counted(round_num, "pi", round_num, value[:32])]
-    ledger.commit(round_num, state={"m": value}, step=value, counted=counted, metrics={"round": round_num})
+    metrics = {"round": round_num}
+    ledger.commit(
+        round_num, state={"m": value}, step=value, counted=counted, metrics=metrics, keep_steps=keep_steps
+    )
 
 
 def fill(ledger: Ledger) -> tuple[int, StorageError]:
@@ -112,8 +115,7 @@ def test_pruning_steps_makes_room(folder: Path) -> None:
     with Ledger.open(folder / "ledger.db", IDENTITY) as ledger:
         limited(ledger, folder)
         for round_num in range(40):
-            commit(ledger, round_num, 40_000)
-            ledger.prune_steps(2)
+            commit(ledger, round_num, 40_000, keep_steps=2)
         assert len(ledger.steps(37, 39)) == 2
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedlite.errors import ReplayError, StateError
+from fedlite.errors import StateError
 from fedlite.ledger.store import Counted, Ledger, Snapshot
 
 IDENTITY = {"model": "lenet", "dataset": "digits", "options": {"width": 1}, "hosts": ("a", "b")}
@@ -87,12 +87,12 @@ def test_steps_are_whole_chains_or_none(ledger: Ledger) -> None:
     assert ledger.steps(5, 5) == []
     assert ledger.steps(-1, 2) is None  # the initial model has no step
     assert ledger.steps(4, 6) is None
-    ledger.prune_steps(2)
-    assert ledger.steps(3, 5) == [b"step 4", b"step 5"]
-    assert ledger.steps(2, 5) is None
-    assert ledger.latest().round_num == 5
-    commit(ledger, 6)
-    assert ledger.steps(4, 6) is None
+    ledger.commit(6, state={}, step=b"step 6", counted=[], metrics={}, keep_steps=2)
+    assert ledger.steps(4, 6) == [b"step 5", b"step 6"]
+    assert ledger.steps(3, 6) is None
+    assert ledger.latest().round_num == 6
+    commit(ledger, 7)
+    assert ledger.steps(5, 7) is None
 
 
 def test_counted_rows_and_the_latest_of_a_sender(ledger: Ledger) -> None:
@@ -130,32 +130,8 @@ def test_an_update_is_counted_once_or_the_commit_changes_nothing(
     assert ledger.latest().state == {"model": b"m1"}
     assert ledger.steps(1, 2) is None
     assert ledger.counted_in(2) == []
-    assert (ledger.highest_seq("a"), ledger.highest_seq("b")) == (7, -1)
-    commit(ledger, 2, Counted(2, "a", 8, b""))
-    assert ledger.highest_seq("a") == 8
-
-
-def test_sequence_numbers_rise_and_are_durable_with_the_commit(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    with Ledger.open(path, IDENTITY) as ledger:
-        commit(ledger, 0)
-        ledger.note_seq("a", 0)
-        ledger.note_seq("a", 3)
-        for replayed in (3, 2, 0):
-            with pytest.raises(ReplayError, match=f"a sent sequence number {replayed}, above 3 expected"):
-                ledger.note_seq("a", replayed)
-    with Ledger.open(path, IDENTITY) as ledger:  # not committed: the sender may send again
-        assert ledger.highest_seq("a") == -1
-        ledger.note_seq("a", 3)
-        ledger.note_seq("big", 2**64 - 1)
-        commit(ledger, 1, Counted(1, "a", 3, b""))
-        ledger.note_seq("a", 9)
-        ledger.forget_noted()
-    with Ledger.open(path, IDENTITY) as ledger:
-        assert ledger.highest_seq("a") == 3
-        assert ledger.highest_seq("big") == 2**64 - 1
-        with pytest.raises(ReplayError):
-            ledger.note_seq("big", 2**63)
+    assert ledger.last_counted("b") is None
+    commit(ledger, 2, Counted(2, "a", 8, b""), Counted(2, "b", 0, b""))
 
 
 def test_what_is_not_json_is_refused_before_anything_changes(ledger: Ledger) -> None:
