@@ -15,6 +15,7 @@ from fedlite.apps.server import run
 from fedlite.crypto.certificates import Authority
 from fedlite.crypto.files import locked
 from fedlite.crypto.identity import Identity, PublicIdentity, sign_manifest
+from fedlite.crypto.invite import shown_fingerprint
 from fedlite.errors import AccessError
 from fedlite.ledger.fleet import Device, Fleet
 from fedlite.link.connection import Peer
@@ -89,7 +90,7 @@ def listening(config: Config, authority: Authority, identity: Identity, fleet: F
             addresses = Addresses(reachable(bound, config.advertise), reachable(join_bound, config.advertise))
             save_addresses(config.state_dir, addresses)
             print(f"listening on {addresses.link}, enrolment on {addresses.join}", flush=True)
-            print(f"fingerprint {identity.public.client_id}", flush=True)
+            print(f"fingerprint {shown_fingerprint(authority.server_pem)}, as in its join codes", flush=True)
             yield link
         finally:
             enrolment.stop()

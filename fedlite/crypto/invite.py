@@ -51,6 +51,11 @@ def make_code(address: str, certificate_pem: bytes) -> tuple[str, bytes]:
     return f"{PREFIX}:{code.address}:{_encode(code.fingerprint)}:{_encode(checked)}", secret_hash(secret)
 
 
+def shown_fingerprint(certificate_pem: bytes) -> str:
+    """The server's fingerprint as its join codes hold it, for people to compare."""
+    return _encode(fingerprint(certificate_pem)[:FINGERPRINT_BYTES])
+
+
 def parse_code(code: str) -> JoinCode:
     """What the line says, whatever the case of its letters; AccessError if it is malformed."""
     parts = code.strip().split(":") if len(code) <= MAX_CHARACTERS else []

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from fedlite.crypto.certificates import Authority, create_authority, fingerprint
 from fedlite.crypto.identity import PublicIdentity
-from fedlite.crypto.invite import check_phrase, make_code, parse_code, secret_hash, split_address
+from fedlite.crypto.invite import (
+    check_phrase,
+    make_code,
+    parse_code,
+    secret_hash,
+    shown_fingerprint,
+    split_address,
+)
 from fedlite.errors import AccessError, SettingsError
 
 
@@ -25,6 +32,7 @@ def test_round_trip(authority: Authority, address: str) -> None:
     parsed = parse_code(f"  {code}\n")
     assert parsed.address == address
     assert parsed.fingerprint == fingerprint(authority.server_pem)[:16]
+    assert code.split(":")[-2] == shown_fingerprint(authority.server_pem)
     assert (
         secret_hash(parsed.secret)
         == kept
