@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from threading import Event
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event, Thread
 
 from fedlite.errors import FedliteError, SettingsError
 
@@ -17,14 +18,13 @@ def main(body: Callable[[Sequence[str], Event], int], argv: Sequence[str] | None
     A FedliteError becomes one line on standard error and an exit code: 2 for settings, 1 for the rest.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines repeat what our errors say better
-    stop = Event()
-    _stop_on_signals(stop)
-    try:
-        return body(sys.argv[1:] if argv is None else argv, stop)
-    except SettingsError as error:
-        return _failed(error, BAD_SETTINGS)
-    except FedliteError as error:
-        return _failed(error, FAILED)
+    with stopped_by_signals() as stop:
+        try:
+            return body(sys.argv[1:] if argv is None else argv, stop)
+        except SettingsError as error:
+            return _failed(error, BAD_SETTINGS)
+        except FedliteError as error:
+            return _failed(error, FAILED)
 
 
 def _failed(error: FedliteError, code: int) -> int:
@@ -33,12 +33,33 @@ def _failed(error: FedliteError, code: int) -> int:
     return code
 
 
-def _stop_on_signals(stop: Event) -> None:
-    def handle(number: int, frame: object) -> None:
-        if stop.is_set():
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        stop.set()
+@contextmanager
+def stopped_by_signals() -> Iterator[Event]:
+    """An event that SIGINT and SIGTERM set.
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
+    A thread sets it: the handler runs between two steps of the main thread, which may hold the event's lock.
+    """
+    stop, signals = Event(), (signal.SIGINT, signal.SIGTERM)
+    reader, writer = os.pipe()
+    listener = Thread(target=_set_when_told, args=(reader, stop), daemon=True)
+    listener.start()
+
+    def handle(number: int, frame: object) -> None:
+        os.write(writer, b".")
+        for each in signals:
+            signal.signal(each, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, handle) for number in signals}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(writer)
+        listener.join()
+        os.close(reader)
+
+
+def _set_when_told(reader: int, stop: Event) -> None:
+    if os.read(reader, 1):
+        stop.set()

@@ -35,7 +35,10 @@ class Enrolment:
 def check_not_enrolled(state_dir: Path) -> None:
     """StateError when the device has joined already."""
     if (state_dir / RECORD).exists():
-        raise StateError(f"{state_dir} belongs to a device that has joined already")
+        raise StateError(
+            f"{state_dir} belongs to a device that has joined already",
+            remedy="run it as it is; to join another server, use another --state-dir",
+        )
 
 
 def prepare_keys(state_dir: Path) -> tuple[Identity, bytes]:

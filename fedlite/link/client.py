@@ -160,6 +160,7 @@ class _Session:
             raise FrameError(f"first frame is a {type(welcome).__name__.lower()}, a welcome expected")
         self._server_takes_bytes = welcome.max_message_bytes
         self._greeted.set()
+        _log.info("connected to the server")
 
     def _outgoing(self) -> Iterator[bytes]:
         """What gRPC's sending thread sends: it takes the next frame when the last has left."""

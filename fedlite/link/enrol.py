@@ -201,7 +201,10 @@ def _connect(invitation: JoinCode, timeout_seconds: float) -> ssl.SSLSocket:
     except (OSError, ValueError) as error:
         if sock is not None:
             sock.close()
-        raise LinkError(f"cannot reach the join server at {invitation.address}: {error}") from None
+        raise LinkError(
+            f"cannot reach the join server at {invitation.address}: {error}",
+            remedy="check that the server runs and can be reached there, then use the same code again",
+        ) from None
 
 
 def _pinned_certificate(sock: ssl.SSLSocket, invitation: JoinCode) -> bytes:
