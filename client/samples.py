@@ -1,6 +1,7 @@
 """Where a device's samples come from: a data set of its own, or whatever arrives."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ from fedlite.online.stdin import StdinSource
 from fedlite.online.watch import Watcher
 
 Batch = tuple[NDArray[Any], NDArray[np.int64]]
+Poll = Callable[[], Sequence[Batch]]
+Done = Callable[[], None]
+
+_log = logging.getLogger("fedlite.client")
 
 RESERVOIR_FILE, PREQUENTIAL_FILE = "reservoir.db", "prequential.json"
 
@@ -35,7 +40,9 @@ def open_source(config: Config) -> Source:
         print(describe(data), flush=True)
         return Fixed(data.x, data.y)
     shape, classes = parse_shape(config.input_shape), config.num_classes
-    reservoir = Reservoir(config.state_dir / RESERVOIR_FILE, config.reservoir, shape, classes, config.seed)
+    reservoir = Reservoir(config.state_dir / _log = logging.getLogger("fedlite.client")
+
+RESERVOIR_FILE, config.reservoir, shape, classes, config.seed)
     poll, done = _watched(config.watch, shape, classes) if config.watch else _typed(shape, classes)
     return Arriving(poll, done, reservoir, config.state_dir / PREQUENTIAL_FILE)
 
@@ -47,8 +54,8 @@ class Arriving:
     `poll` returns new batches and `done` says that they are safe; `record` is the file of the accuracy so far.
     """
 
-    poll: Callable[[], Sequence[Batch]]
-    done: Callable[[], None]
+    poll: Poll
+    done: Done
     reservoir: Reservoir
     record: Path
 
@@ -69,13 +76,27 @@ class Arriving:
         return Drawn(x, y, metrics)
 
 
-def _watched(
-    folder: Path, shape: tuple[int, ...], classes: int
-) -> tuple[Callable[[], Sequence[Batch]], Callable[[], None]]:
+def _watched(folder: Path, shape: tuple[int, ...], classes: int) -> tuple[Poll, Done]:
     watcher = Watcher(folder, lambda path: load_samples(path, shape, classes))
-    return lambda: [(arrival.x, arrival.y) for arrival in watcher.poll()], watcher.done
+    known = set(watcher.rejected)
+
+    def poll() -> list[Batch]:
+        batches = [(arrival.x, arrival.y) for arrival in watcher.poll()]
+        for name in sorted(watcher.rejected.keys() - known):
+            _log.warning("%s is not used: %s", name, watcher.rejected[name])
+        known.update(watcher.rejected)
+        return batches
+
+    return poll, watcher.done
 
 
-def _typed(shape: tuple[int, ...], classes: int) -> tuple[Callable[[], Sequence[Batch]], Callable[[], None]]:
+def _typed(shape: tuple[int, ...], classes: int) -> tuple[Poll, Done]:
     lines = StdinSource(lambda line: parse_line(line, shape, classes))
-    return lines.poll, lambda: None
+
+    def poll() -> list[Batch]:
+        before, batches = lines.num_rejected, lines.poll()
+        if lines.num_rejected > before:
+            _log.warning("%d lines are not used; the last: %s", lines.num_rejected - before, lines.last_rejected)
+        return batches
+
+    return poll, lambda: None
