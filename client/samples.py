@@ -40,9 +40,7 @@ def open_source(config: Config) -> Source:
         print(describe(data), flush=True)
         return Fixed(data.x, data.y)
     shape, classes = parse_shape(config.input_shape), config.num_classes
-    reservoir = Reservoir(config.state_dir / _log = logging.getLogger("fedlite.client")
-
-RESERVOIR_FILE, config.reservoir, shape, classes, config.seed)
+    reservoir = Reservoir(config.state_dir / RESERVOIR_FILE, config.reservoir, shape, classes, config.seed)
     poll, done = _watched(config.watch, shape, classes) if config.watch else _typed(shape, classes)
     return Arriving(poll, done, reservoir, config.state_dir / PREQUENTIAL_FILE)
 
@@ -96,7 +94,9 @@ def _typed(shape: tuple[int, ...], classes: int) -> tuple[Poll, Done]:
     def poll() -> list[Batch]:
         before, batches = lines.num_rejected, lines.poll()
         if lines.num_rejected > before:
-            _log.warning("%d lines are not used; the last: %s", lines.num_rejected - before, lines.last_rejected)
+            _log.warning(
+                "%d lines are not used; the last: %s", lines.num_rejected - before, lines.last_rejected
+            )
         return batches
 
     return poll, lambda: None
