@@ -67,11 +67,18 @@ class Devices:
     def __init__(self, whole: Dataset, parts: Sequence[Indices]) -> None:
         self._whole, self._parts = whole, parts
         self._memories: dict[int, Ram] = {}
-        self._versions: WeakValueDictionary[bytes, Version] = WeakValueDictionary()
+        self._versions: WeakValueDictionary[str, Version] = WeakValueDictionary()
 
     def of(self, context: Context) -> Device:
         """The device a context stands for: its partition-id is its place in the division."""
         index = int(context.node_config["partition-id"])
         share = self._whole.take(self._parts[index])
-        memory = self._memories.setdefault(index, Ram(self._versions))
-        return Device(str(context.node_id), Fixed(share.x, share.y), memory, Clear(), unverified)
+        memory = self._memories.setdefault(index, Ram())
+        return Device(
+            str(context.node_id),
+            Fixed(share.x, share.y),
+            memory,
+            Clear(),
+            unverified,
+            versions=self._versions,
+        )

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.apps.device import Device, Held, Limits, Pending
+from fedlite.apps.device import Device, Drawn, Held, Limits, Pending
 from fedlite.apps.model import module_of, shapes_of
 from fedlite.apps.offer import (
     NOTHING_HELD,
@@ -23,8 +25,11 @@ from fedlite.errors import CodecError, DataError, ReplayError, SettingsError
 from fedlite.flower import ClientApp, Context, Message, RecordDict
 from fedlite.seeds import derive, generator
 from fedlite.tensors import add, check_finite, subtract, zeros_like
-from fedlite.types import Params, Update, is_statistic
+from fedlite.types import Update, is_statistic
 from fedlite.uplink import Report, pack
+
+if TYPE_CHECKING:
+    from fedlite.train import TrainResult
 
 _log = logging.getLogger("fedlite.client")
 
@@ -42,12 +47,39 @@ def client_app(device_of: DeviceOf) -> ClientApp:
     return app
 
 
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One device's training in one round, ready to run: `run_task` alone, or many at once in a simulator.
+
+    `owed` is what the device sends on top of this round's update, `before` the part of it that the codec lost.
+    """
+
+    device: Device
+    manifest: Manifest
+    held: Held
+    version: Version
+    drawn: Drawn
+    owed: Update | None
+    before: Update | None
+
+    @property
+    def seed(self) -> int:
+        """Of this client's chance in this round."""
+        return derive(self.manifest.seed, "client", self.manifest.round_num, self.device.client_id)
+
+
 def answer(device: Device, offer: Offer) -> RecordDict:
     """The answer to an offer. What it sends is saved before it is sent, so a repeated offer gets the same bytes.
 
     Raises SealError if the server did not sign the offer, ReplayError if it is of a round already left behind,
     DataError if there is nothing to train on.
     """
+    task = prepare(device, offer)
+    return finish(task, run_task(task)) if isinstance(task, Task) else task
+
+
+def prepare(device: Device, offer: Offer) -> Task | RecordDict:
+    """The training an offer asks for, or the answer where there is none to do; raises as `answer`."""
     manifest = offer.manifest
     device.verify(manifest.text, offer.signature)
     held = device.memory.load()
@@ -55,34 +87,81 @@ def answer(device: Device, offer: Offer) -> RecordDict:
         held = Held(run=manifest.run)
     if manifest.round_num < held.round_num:
         raise ReplayError(f"offer is of round {manifest.round_num}, this device has seen {held.round_num}")
-    context = manifest.context
-    if held.pending is not None and held.pending.spec_hash == context.spec_hash:
+    if held.pending is not None and held.pending.spec_hash == manifest.context.spec_hash:
         return write_report(held.pending.envelope)
     _check_bearable(manifest, device.limits)
     try:
-        version = receive(
-            offer.model, held.version, _like(manifest, held), codec_by_name(manifest.downlink_codec)
-        )
+        version = _receive(device, offer, held.version)
     except CodecError:
         return write_holds(held.version.number if held.version else NOTHING_HELD)
-    if (version.number, version.hash.hex()) != (manifest.version, manifest.model_hash):
+    if version is None:
         return write_holds(NOTHING_HELD)
-    owed, before = _owed(held, manifest.round_num, offer.counted)
-    report, update, rest = _train(device, manifest, version, owed)
-    seq = max(held.seq + 1, manifest.round_num << 16)  # rises even if this device's memory was lost
-    envelope = device.sender.send(pack(report), context, seq)
-    _log_round(manifest.round_num, report, len(envelope))
-    before = before if before is not None else zeros_like(update)
-    pending = Pending(
-        context.spec_hash,
-        manifest.round_num,
-        envelope,
-        before,
-        rest,
-        _without_statistics(add(update, before)),
+    drawn = device.source.draw(partial(_predict, device, manifest, version))
+    if len(drawn.y) == 0:
+        raise DataError("this device has no samples yet", remedy="it takes part as soon as some arrive")
+    return Task(device, manifest, held, version, drawn, *_owed(held, manifest.round_num, offer.counted))
+
+
+def run_task(task: Task) -> "TrainResult":
+    """Local training, alone."""
+    from fedlite.train import local_train
+
+    settings, version, drawn = task.manifest.settings, task.version, task.drawn
+    return local_train(
+        module_of(task.manifest.model, settings.bits),
+        version.params,
+        drawn.x,
+        drawn.y,
+        settings,
+        seed=task.seed,
+        masks=version.masks,
+        device=task.device.compute,
     )
-    device.memory.save(replace(held, round_num=manifest.round_num, seq=seq, version=version, pending=pending))
+
+
+def finish(task: Task, result: "TrainResult") -> RecordDict:
+    """The report of a task that was run, saved and ready to send. UpdateError when training diverged."""
+    manifest, version, held = task.manifest, task.version, task.held
+    update = subtract(result.params, version.params)
+    check_finite(update)
+    chance = generator(task.seed, "codec")
+    codec = codec_by_name(manifest.uplink_codec)
+    payload, rest = encode_with_feedback(codec, update, task.owed, masks=version.masks, generator=chance)
+    metrics = {"loss": result.loss, "accuracy": result.accuracy, **task.drawn.metrics}
+    report = Report(result.num_examples, metrics, payload)
+    seq = max(held.seq + 1, manifest.round_num << 16)  # rises even if this device's memory was lost
+    envelope = task.device.sender.send(pack(report), manifest.context, seq)
+    _log_round(manifest.round_num, report, len(envelope))
+    before = task.before if task.before is not None else zeros_like(update)
+    lost = _without_statistics(add(update, before))
+    pending = Pending(manifest.context.spec_hash, manifest.round_num, envelope, before, rest, lost)
+    task.device.memory.save(
+        replace(held, round_num=manifest.round_num, seq=seq, version=version, pending=pending)
+    )
     return write_report(envelope)
+
+
+def _receive(device: Device, offer: Offer, held: Version | None) -> Version | None:
+    """The version the manifest names; None if the payload leads to another, CodecError if it leads nowhere."""
+    manifest = offer.manifest
+    name = f"{manifest.version} {manifest.model_hash}"
+    if (known := device.versions.get(name)) is not None:
+        return known
+    like = held.params if held else shapes_of(manifest.model, manifest.settings.bits)
+    version = receive(offer.model, held, like, codec_by_name(manifest.downlink_codec))
+    if (version.number, version.hash.hex()) != (manifest.version, manifest.model_hash):
+        return None
+    device.versions[name] = version
+    return version
+
+
+def _predict(
+    device: Device, manifest: Manifest, version: Version, x: NDArray[np.generic]
+) -> NDArray[np.int64]:
+    from fedlite.train import predict
+
+    bits = manifest.settings.bits
+    return predict(module_of(manifest.model, bits), version.params, x, bits=bits, device=device.compute)
 
 
 def _check_bearable(manifest: Manifest, limits: Limits) -> None:
@@ -98,10 +177,6 @@ def _check_bearable(manifest: Manifest, limits: Limits) -> None:
             f"the server's model has {count} parameters, this device takes {limits.max_parameters} at most",
             remedy="use a smaller model, or raise --max-parameters on the device",
         )
-
-
-def _like(manifest: Manifest, held: Held) -> Params:
-    return held.version.params if held.version else shapes_of(manifest.model, manifest.settings.bits)
 
 
 def _owed(held: Held, round_num: int, counted: int) -> tuple[Update | None, Update | None]:
@@ -120,45 +195,6 @@ def _owed(held: Held, round_num: int, counted: int) -> tuple[Update | None, Upda
 def _without_statistics(update: Update) -> Update:
     """Statistics are measured anew in every round: nothing of them is ever owed."""
     return {name: np.zeros_like(value) if is_statistic(name) else value for name, value in update.items()}
-
-
-def _train(
-    device: Device, manifest: Manifest, version: Version, owed: Update | None
-) -> tuple[Report, Update, Update]:
-    """(report, the round's own update, what the codec lost of it and of what was owed)."""
-    from fedlite.train import local_train, predict
-
-    settings = manifest.settings
-    model = module_of(manifest.model, settings.bits)
-
-    def labels(x: NDArray[np.generic]) -> NDArray[np.int64]:
-        return predict(model, version.params, x, bits=settings.bits, device=device.compute)
-
-    drawn = device.source.draw(labels)
-    if len(drawn.y) == 0:
-        raise DataError("this device has no samples yet", remedy="it takes part as soon as some arrive")
-    seed = derive(manifest.seed, "client", manifest.round_num, device.client_id)
-    result = local_train(
-        model,
-        version.params,
-        drawn.x,
-        drawn.y,
-        settings,
-        seed=seed,
-        masks=version.masks,
-        device=device.compute,
-    )
-    update = subtract(result.params, version.params)
-    check_finite(update)
-    payload, rest = encode_with_feedback(
-        codec_by_name(manifest.uplink_codec),
-        update,
-        owed,
-        masks=version.masks,
-        generator=generator(seed, "codec"),
-    )
-    metrics = {"loss": result.loss, "accuracy": result.accuracy, **drawn.metrics}
-    return Report(result.num_examples, metrics, payload), update, rest
 
 
 def _log_round(round_num: int, report: Report, size: int) -> None:

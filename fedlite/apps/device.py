@@ -3,8 +3,9 @@
 import json
 import struct
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +107,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Device:
-    """What the client app needs of a device. `verify` raises SealError for an offer the server did not sign."""
+    """What the client app needs of a device.
+
+    `verify` raises SealError for an offer the server did not sign. Devices of one process may be given one table of
+    `versions`: what one has received, the others need not decode again.
+    """
 
     client_id: str
     source: Source
@@ -115,16 +120,15 @@ class Device:
     verify: Callable[[bytes, bytes], None]
     compute: str = "cpu"
     limits: Limits = Limits()
+    versions: MutableMapping[str, Version] = field(
+        default_factory=WeakValueDictionary
+    )  # by number and hash
 
 
 @dataclass
 class Ram:
-    """Memory for a simulated device, as long as the process lives.
+    """Memory for a simulated device, as long as the process lives."""
 
-    Devices given the same `shared` table keep one copy of a version between them.
-    """
-
-    shared: MutableMapping[bytes, Version] = field(default_factory=dict)
     held: Held = field(default_factory=Held)
 
     def load(self) -> Held:
@@ -133,8 +137,7 @@ class Ram:
 
     def save(self, held: Held) -> None:
         """Keep a reference."""
-        version = held.version
-        self.held = replace(held, version=version and self.shared.setdefault(version.hash, version))
+        self.held = held
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -36,6 +37,7 @@ def module_of(spec: str, bits: int) -> "nn.Module":
     return cast("nn.Module", _kept.module)
 
 
+@lru_cache(4)
 def shapes_of(spec: str, bits: int) -> Params:
     """Names and shapes of the model's parameters, without values and without memory for them."""
     from fedlite.compress import quantize

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from fedlite.crypto.seal import Context
@@ -125,6 +125,7 @@ def _bytes(array: object) -> bytes:
     return array.data
 
 
+@lru_cache(4)
 def _manifest(text: bytes) -> Manifest:
     if len(text) > _MAX_MANIFEST_BYTES:
         raise FrameError(f"manifest holds {len(text)} bytes, at most {_MAX_MANIFEST_BYTES} wanted")

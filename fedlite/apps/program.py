@@ -49,12 +49,13 @@ def stopped_by_signals() -> Iterator[Event]:
         for each in signals:
             signal.signal(each, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, handle) for number in signals}
+    for number in signals:
+        signal.signal(number, handle)
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
         os.close(writer)
         listener.join()
         os.close(reader)
