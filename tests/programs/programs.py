@@ -32,6 +32,12 @@ def python(module: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", module, *map(str, arguments)]
 
 
+def environment() -> dict[str, str]:
+    """A user's: without what Flower set in this process when it was imported."""
+    own = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+    return own | {"PYTHONFAULTHANDLER": "1"}
+
+
 def run(module: str, *arguments: object, timeout: float = 60) -> Done:
     """Run a program to its end, with nothing on its standard input."""
     done = subprocess.run(
@@ -39,6 +45,7 @@ def run(module: str, *arguments: object, timeout: float = 60) -> Done:
         cwd=ROOT,
         capture_output=True,
         text=True,
+        env=environment(),
         stdin=subprocess.DEVNULL,
         timeout=timeout,
     )
@@ -94,14 +101,14 @@ class Program:
 
 
 @contextmanager
-def started(log: Path, module: str, *arguments: object) -> Iterator[Program]:
+def started(log: Path, module: str, *arguments: object, prefix: tuple[str, ...] = ()) -> Iterator[Program]:
     """A program in the background; killed in the end if it still runs."""
     with (
         log.open("wb") as out,
         subprocess.Popen(
             python(module, *arguments),
             cwd=ROOT,
-            env=os.environ | {"PYTHONFAULTHANDLER": "1"},
+            env=environment(),
             stdout=out,
             stderr=out,
             stdin=subprocess.DEVNULL,
