@@ -1,6 +1,7 @@
 """The simulator's settings: a job, and the clients it is run with."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedlite.apps.settings import JobSettings
 from fedlite.config import option
@@ -13,9 +14,12 @@ class Config(JobSettings):
 
     clients: int = option(100, "virtual clients the data set is divided among; 0 with natural: one per key")
     partition: str = option("iid", "iid, dirichlet:ALPHA, shards:2, natural, or flwr:PARTITIONER")
+    app: Path | None = option(None, "run this Flower app, ServerApp and ClientApp, instead", metavar="DIR")
     workers: int = option(1, "clients trained at the same time; results do not depend on it")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.app is not None and self.clients < 1:
+            raise SettingsError(f"--clients is {self.clients}, at least 1 wanted for an app")
         if self.workers < 1:
             raise SettingsError(f"--workers is {self.workers}, at least 1 wanted")

@@ -1,0 +1,90 @@
+"""Any Flower app on a VirtualGrid: `python -m simulations --app path/to/flower_app`."""
+
+import importlib
+import random
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedlite.errors import SettingsError
+from fedlite.flower import SERVER_NODE_ID, ClientApp, Context, RecordDict, ServerApp, quiet
+from fedlite.virtual.grid import VirtualGrid
+
+Values = dict[str, bool | float | int | str]
+
+
+def run_app(path: Path, *, clients: int, workers: int, seed: int) -> None:
+    """Run the server app and the client app of a Flower project in this process.
+
+    `path` holds a pyproject.toml with [tool.flwr.app.components]; each of `clients` nodes is configured with its
+    partition-id and num-partitions. Python's and NumPy's global generators are seeded, since apps draw from them.
+    SettingsError if there is no such app; what the apps raise passes through.
+    """
+    tool = _read(path / "pyproject.toml")
+    run_config = _flat(tool.get("config", {}))
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    quiet()
+    with _importable(path):
+        server_app = _load(tool, "serverapp", ServerApp, path)
+        client_app = _load(tool, "clientapp", ClientApp, path)
+
+        def node_config(index: int) -> Values:
+            return {"partition-id": index, "num-partitions": clients}
+
+        with VirtualGrid(
+            client_app, clients, node_config=node_config, run_config=run_config, workers=workers
+        ) as grid:
+            server_app(grid, Context(grid.run.run_id, SERVER_NODE_ID, {}, RecordDict(), run_config))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """The [tool.flwr.app] table."""
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+        app: Mapping[str, Any] = table["tool"]["flwr"]["app"]
+        if not {"serverapp", "clientapp"} <= app["components"].keys():
+            raise KeyError("components")
+    except OSError as error:
+        raise SettingsError(f"there is no Flower app at {path.parent}: {path} cannot be read") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError(
+            f"{path} has no [tool.flwr.app.components] with serverapp and clientapp"
+        ) from error
+    return app
+
+
+def _load(tool: Mapping[str, Any], which: str, kind: type, path: Path) -> Any:
+    """The object that `module:attribute` names."""
+    reference = str(tool["components"][which])
+    module, _, attribute = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(f"cannot load the {which} {reference!r} of {path}: {error}") from error
+    if not isinstance(found, kind):
+        raise SettingsError(f"{reference!r} of {path} is a {type(found).__name__}, a {kind.__name__} wanted")
+    return found
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Values:
+    """Flower's run config: nested tables become dotted keys."""
+    flat: Values = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+@contextmanager
+def _importable(path: Path) -> Iterator[None]:
+    """The app's own modules can be imported, before any of the same name."""
+    sys.path.insert(0, str(path.resolve()))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(path.resolve()))
