@@ -38,6 +38,11 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(cls: type[C], argv: Sequence[str], *, prog: str, description: str) -> C:
     """Build `cls` from a command line, and from the TOML file that `--config` names."""
+    return build(cls, given(cls, argv, prog=prog, description=description))
+
+
+def given(cls: type, argv: Sequence[str], *, prog: str, description: str) -> dict[str, Any]:
+    """Only what a command line, and the TOML file that `--config` names, set."""
     parser = _Parser(
         prog=prog,
         description=description,
@@ -50,10 +55,10 @@ def parse(cls: type[C], argv: Sequence[str], *, prog: str, description: str) -> 
     hints = typing.get_type_hints(cls)
     for item in dataclasses.fields(typing.cast(Any, cls)):
         _add_argument(parser, item, hints[item.name])
-    given = vars(parser.parse_args(list(argv)))
-    file = given.pop("config")
+    flags = vars(parser.parse_args(list(argv)))
+    file = flags.pop("config")
     values = from_toml(cls, file) if file else {}
-    return _build(cls, values | given)
+    return values | flags
 
 
 def from_toml(cls: type, path: Path) -> dict[str, Any]:
@@ -85,7 +90,8 @@ def record(config: Any) -> dict[str, Any]:
     return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config), default=str)))
 
 
-def _build(cls: type[C], values: dict[str, Any]) -> C:
+def build(cls: type[C], values: typing.Mapping[str, Any]) -> C:
+    """`cls` of these fields, the rest as by default. SettingsError for a field that is not one."""
     try:
         return cls(**values)
     except TypeError as error:

@@ -1,6 +1,9 @@
 """Simulate a federation on this machine: the same server and client apps as in the field, without a network.
 
     python -m simulations --clients 100 --rounds 20 --dataset digits
+    python -m simulations list                               the scenarios that come with fedlite
+    python -m simulations mnist-shards --seed 3              one of them, with a setting changed
+    python -m simulations strategies --run-dir runs/s        a sweep: simulations side by side, and one table
     python -m simulations --app path/to/flower_app --clients 100
     python -m simulations --dataset mnist --partition natural --clients 0 --cohort 50 --strategy fedprox:mu=0.01
 
@@ -10,16 +13,31 @@ virtual clients still owed of their codec's losses is forgotten then.
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from threading import Event
+from typing import Any
 
 from fedlite.apps.program import OK, main
-from fedlite.config import parse
+from fedlite.config import build, from_mapping, given
+from simulations import scenarios
 from simulations.config import Config
 
 
 def body(argv: Sequence[str], stop: Event) -> int:
     """Parse, simulate, say where the results are."""
-    config = parse(Config, argv, prog="python -m simulations", description=__doc__ or "")
+    if argv and argv[0] == "list":
+        print("\n".join(f"{name:<16} {text}" for name, text in scenarios.names().items()))
+        return OK
+    settings: dict[str, Any] = {}
+    sweep: dict[str, list[Any]] = {}
+    if argv and not argv[0].startswith("-"):
+        path, argv = scenarios.find(argv[0]), argv[1:]
+        raw, sweep = scenarios.read(path)
+        settings = from_mapping(Config, raw, source=str(path))
+    settings |= given(Config, argv, prog="python -m simulations", description=__doc__ or "")
+    if sweep:
+        return _sweep(settings, sweep, stop)
+    config = build(Config, settings)
     if config.app is not None:
         from simulations.foreign import run_app
 
@@ -29,6 +47,21 @@ def body(argv: Sequence[str], stop: Event) -> int:
 
     _, folder = simulate(config, stop)
     print(f"results: {folder}/report.html")
+    return OK
+
+
+def _sweep(settings: dict[str, Any], sweep: dict[str, list[Any]], stop: Event) -> int:
+    """Run a sweep's points, print its table, say where the results are."""
+    from simulations import sweep as sweeps
+
+    config = build(Config, settings)
+    folder = config.run_dir or Path("runs") / "sweep"
+    fixed = {key: value for key, value in settings.items() if key not in ("run_dir", "jobs")}
+    points = sweeps.points(fixed, sweep, folder)
+    sweeps.run_sweep(points, jobs=config.jobs, stop=stop, tell=lambda text: print(text, flush=True))
+    done = [point for point in points if point.done]
+    print(sweeps.text_table(sweeps.table(done)))
+    print(f"results: {sweeps.write(done, folder, f'{len(done)} of {len(points)} simulations')}")
     return OK
 
 

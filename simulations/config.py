@@ -15,6 +15,7 @@ class Config(JobSettings):
     clients: int = option(100, "virtual clients the data set is divided among; 0 with natural: one per key")
     partition: str = option("iid", "iid, dirichlet:ALPHA, shards:2, natural, or flwr:PARTITIONER")
     app: Path | None = option(None, "run this Flower app, ServerApp and ClientApp, instead", metavar="DIR")
+    jobs: int = option(2, "simulations of a sweep to run at a time")
     workers: int = option(1, "clients trained at the same time; results do not depend on it")
 
     def __post_init__(self) -> None:

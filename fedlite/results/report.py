@@ -38,12 +38,17 @@ def render(config: Mapping[str, Any], rows: Sequence[Row], *, name: str) -> str:
         _dropped_table(found),
         _settings(config),
     ]
+    return page(name, body)
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """A page of one's own parts, which are HTML already; self-contained, and allowed to load nothing."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(printable(name))} · fedlite</title><style>{CSS}</style></head>\n"
-        f"<body><main>{chr(10).join(part for part in body if part)}</main></body></html>\n"
+        f"<title>{escape(printable(title))} · fedlite</title><style>{CSS}</style></head>\n"
+        f"<body><main>{chr(10).join(part for part in parts if part)}</main></body></html>\n"
     )
 
 
