@@ -16,6 +16,7 @@ from fedlite.models.char_lstm import CharLstm
 from fedlite.models.lenet import LeNet5, LeNet300
 from fedlite.models.mcmahan import Cnn, TwoNn
 from fedlite.models.mobilenet_v2 import MobileNetV2
+from fedlite.models.plain import Mlp, PooledCnn
 from fedlite.models.sensor import SensorCnn
 from fedlite.models.small import Linear, SmallCnn
 
@@ -25,6 +26,8 @@ MAX_PARAMETERS = 2**28  # 1 GiB of float32: far above any model for these device
 _FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "linear": Linear,
     "small_cnn": SmallCnn,
+    "mlp": Mlp,
+    "pooled_cnn": PooledCnn,
     "2nn": TwoNn,
     "cnn": Cnn,
     "lenet_300_100": LeNet300,

@@ -32,6 +32,9 @@ def count(name: str, **options: object) -> int:
         ("mobilenet_v2", {}, 3_504_872),  # as published with torchvision's weights; BatchNorm has as many
         ("mobilenet_v2", {"width": 0.5}, 1_968_680),  # as published with timm's mobilenetv2_050
         ("linear", {}, 784 * 10 + 10),
+        ("mlp", {}, (784 * 64 + 64) + (64 * 10 + 10)),
+        ("mlp", {"hidden": (30, 20)}, (784 * 30 + 30) + (30 * 20 + 20) + (20 * 10 + 10)),
+        ("pooled_cnn", {}, (9 * 16 + 16) + (9 * 16 * 32 + 32) + (32 * 7 * 7 * 10 + 10)),
         ("small_cnn", {}, (9 * 16 + 16) + (9 * 16 * 32 + 32) + (32 * 4 * 4 * 80 + 80) + (80 * 10 + 10)),
         # stem + its norm; a block: depthwise, norm, pointwise, norm; output
         (
