@@ -205,3 +205,10 @@ def run_round(
         seconds=deadline if given_up else timeline.now,
         spent=sum(used, Spent()),
     )
+
+
+def _by_client(asked: Sequence[Visit]) -> dict[int, Visit]:
+    by_client = {visit.client: visit for visit in asked}
+    if len(by_client) < len(asked):
+        raise SettingsError(f"{len(asked)} visits are of {len(by_client)} clients; each can be asked once")
+    return by_client

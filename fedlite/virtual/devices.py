@@ -199,6 +199,11 @@ def cost(
     )
 
 
+def charge_used(device: Profile, joules: float) -> float:
+    """The part of a full battery that this energy is; 0 on mains, above 1 where one charge does not do."""
+    return joules / device.battery_joules if device.battery_joules is not None else 0.0
+
+
 @dataclass(frozen=True)
 class Fleet:
     """Which device each of `num_clients` clients is; drawn when asked, so a large fleet takes no memory."""

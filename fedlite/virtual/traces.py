@@ -125,7 +125,7 @@ def _points(phone: Bits, times: Reals) -> tuple[Reals, Reals]:
     far = 0
     while len(unknown := np.flatnonzero(np.isinf(before))):
         for place, own, at, point in _block(phone, times, unknown, -far):
-            last = (point <= times[at]) & (point > before[at])
+            last = point <= times[at]  # the latest so far: points come in order
             before[at[last]] = point[last]
             draw[at[last]] = draws.uniform(own[last], 2 * place + 1)
         far += 1

@@ -69,6 +69,11 @@ def test_a_straggler_computes_longer_and_burns_more() -> None:
     assert (outcome.seconds, outcome.spent.joules) == (8.0, 63.0)
 
 
+def test_one_that_leaves_when_it_is_done_has_done_it() -> None:
+    assert run_round([Visit(1, FAST, stays=4.0)], wanted=1).counted == (1,)
+    assert run_round([Visit(1, FAST, stays=3.99)], wanted=1).left == (1,)
+
+
 def test_what_is_spent_up_to_a_moment() -> None:
     assert spent(FAST, 0.0) == Spent()
     assert spent(FAST, 0.25) == Spent(250, 0, 0.25)

@@ -10,7 +10,7 @@ from torch import nn
 from fedlite.errors import SettingsError
 from fedlite.models.registry import build
 from fedlite.virtual import workload
-from fedlite.virtual.devices import PROFILES, Profile, cost, fleet, profile
+from fedlite.virtual.devices import PROFILES, Profile, charge_used, cost, fleet, profile
 
 ROUND = Profile(
     name="round",
@@ -157,6 +157,22 @@ def test_memory_grows_by_what_is_kept_of_each_sample() -> None:
     assert two - one == 16 * (784 * 4 + 10 * 4 + 8)
     momentum = workload.training_memory(model, (1, 28, 28), 16, optimizer_copies=1)
     assert momentum - one == 4 * 7850
+
+
+def test_memory_by_hand() -> None:
+    """Three copies of 511,500 weights; of a sample 10 inputs, 1000 activations once, 500 log-probabilities, a label.
+
+    The rest is a number or two that the loss keeps; the weights that the second layer keeps are counted already.
+    """
+    model = nn.Sequential(nn.Linear(10, 1000), nn.ReLU(), nn.Linear(1000, 500))
+    by_hand = workload.RUNTIME_BYTES + 3 * 4 * (11_000 + 500_500) + 4 * (10 + 1000 + 500) + 8
+    assert 0 <= workload.training_memory(model, (10,), 1) - by_hand <= 64
+
+
+def test_a_phone_has_a_battery_and_a_board_has_not() -> None:
+    """4500 mAh at 3.85 V are 62.4 kJ: 624 J are a hundredth."""
+    assert charge_used(profile("phone"), 624.0) == pytest.approx(0.01)
+    assert charge_used(profile("pi4"), 624.0) == 0
 
 
 def test_an_input_of_another_shape_is_refused() -> None:
