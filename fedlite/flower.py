@@ -88,7 +88,8 @@ def empty_run(run_id: int) -> Run:
 
 def readdress(message: Message, *, run_id: int, message_id: str, src_node_id: int) -> Message:
     """The same content (shared, not copied) under the sender, run and id that a grid gives it."""
-    values = {name: getattr(message.metadata, name) for name in METADATA_FIELDS}
+    given = message.metadata
+    values = {name: getattr(given, name) for name in METADATA_FIELDS}
     values |= {"run_id": run_id, "message_id": message_id, "src_node_id": src_node_id}
     return make_message(
         Metadata(**values),

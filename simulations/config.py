@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fedlite.apps.settings import JobSettings
 from fedlite.config import option
@@ -16,6 +17,9 @@ class Config(JobSettings):
     partition: str = option("iid", "iid, dirichlet:ALPHA, shards:2, natural, or flwr:PARTITIONER")
     app: Path | None = option(None, "run this Flower app, ServerApp and ClientApp, instead", metavar="DIR")
     jobs: int = option(2, "simulations of a sweep to run at a time")
+    engine: Literal["auto", "torch"] = option(
+        "auto", "auto trains cohorts in the compiled kernel where it can, torch one client after another"
+    )
     workers: int = option(1, "clients trained at the same time; results do not depend on it")
 
     def __post_init__(self) -> None:

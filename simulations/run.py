@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from fedlite import config as records
-from fedlite.apps.client import client_app
 from fedlite.apps.device import Device, Fixed, Ram
 from fedlite.apps.job import Workshop, make_job, node, open_ledger, unsigned, unverified
+from fedlite.apps.many import CohortApp
 from fedlite.apps.report import recorder
 from fedlite.apps.server import run
 from fedlite.crypto.files import locked
@@ -42,7 +42,7 @@ def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
     )
     endless = replace(config, deadline_seconds=math.inf)  # a loaded machine must not change a result
     workshop = Workshop(endless)
-    app = client_app(Devices(whole, parts).of)
+    app = CohortApp(Devices(whole, parts).of, threads=config.workers, kernel=config.engine != "torch")
     with (
         locked(folder, wait=False),
         open_ledger(

@@ -3,9 +3,9 @@
 Replies come back in the order the messages were pushed, whatever the number of workers: same seed, same bytes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 
 from fedlite.errors import FedliteError, FrameError, SettingsError
 from fedlite.flower import (
@@ -23,14 +23,20 @@ from fedlite.flower import (
     readdress,
 )
 
+COHORT = (
+    64  # clients an app that takes many is given at once: enough to keep cores busy, few enough for memory
+)
+
+Many = Callable[[Sequence[tuple[Message, Context]]], Sequence[Message | Exception]]
 NodeConfig = Mapping[str, bool | float | int | str]
 
 
 class VirtualGrid(Grid):
     """`num_nodes` clients with ids 2 … num_nodes + 1, each with its own context; `workers` ≥ 1 run at a time.
 
-    `node_config(index)` is what Flower passes a node as its configuration. A context is made when its node is
-    first drawn. Use as a context manager, or call `close`.
+    An app with a method `answer_many` gets up to COHORT requests at a time and returns a reply, or an exception,
+    for each (see fedlite.apps.many). `node_config(index)` is what Flower passes a node as its configuration. A
+    context is made when its node is first drawn. Use as a context manager, or call `close`.
     """
 
     def __init__(
@@ -48,7 +54,9 @@ class VirtualGrid(Grid):
         self._app, self._node_config, self._run_config = app, node_config, dict(run_config or {})
         self._node_ids = range(2, num_nodes + 2)
         self._contexts: dict[int, Context] = {}
-        self._jobs: dict[str, Callable[[], Message]] = {}
+        self._requests: dict[str, Message] = {}  # pushed, not answered yet, in order
+        self._ready: dict[str, Message] = {}  # answered, not pulled yet
+        self._many: Many | None = getattr(app, "answer_many", None)
         self._futures: dict[str, Future[Message]] = {}
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
         self._count = 0
@@ -65,7 +73,7 @@ class VirtualGrid(Grid):
         """Wait for what runs and forget what does not."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-        self._jobs.clear()
+        self._requests.clear()
 
     def set_run(self, run: Run) -> None:
         """Flower's: the run whose messages these are."""
@@ -96,34 +104,43 @@ class VirtualGrid(Grid):
         """Queue messages; ids are numbered in order."""
         ids = []
         for message in messages:
-            node_id = message.metadata.dst_node_id
-            if node_id not in self._node_ids:
-                raise SettingsError(f"no node {node_id}; there are {self._node_ids}")
-            self._count += 1
-            message_id = f"virtual-{self._count}"
-            request = readdress(
-                message, run_id=self._run.run_id, message_id=message_id, src_node_id=SERVER_NODE_ID
-            )
-            job = partial(self._handle, request)
-            self._jobs[message_id] = job
-            if self._pool is not None:
-                self._futures[message_id] = self._pool.submit(job)
+            request = self._address(message)
+            message_id = request.metadata.message_id
+            self._requests[message_id] = request
+            if self._pool is not None and self._many is None:
+                self._futures[message_id] = self._pool.submit(self._handle, request)
             ids.append(message_id)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Run (or wait for) the first of these that is outstanding, and return its reply."""
-        for message_id in message_ids:
-            job = self._jobs.pop(message_id, None)
-            if job is not None:
-                future = self._futures.pop(message_id, None)
-                return [future.result() if future is not None else job()]
-        return []
+        """Run (or wait for) the first of these that is outstanding; its reply, and those that came with it."""
+        ids = list(message_ids)
+        first = next((each for each in ids if each in self._requests or each in self._ready), None)
+        if first is None:
+            return []
+        if first not in self._ready:
+            self._run_from(first)
+        return [self._ready.pop(each) for each in ids if each in self._ready]
+
+    def _run_from(self, message_id: str) -> None:
+        """Make the reply of a message, and of the next ones pushed where the app takes many at once."""
+        if self._many is None:
+            request, future = self._requests.pop(message_id), self._futures.pop(message_id, None)
+            self._ready[message_id] = future.result() if future is not None else self._handle(request)
+            return
+        waiting = itertools.dropwhile(lambda each: each != message_id, list(self._requests))
+        block = {each: self._requests.pop(each) for each in itertools.islice(waiting, COHORT)}
+        requests = [(request, self._context(request.metadata.dst_node_id)) for request in block.values()]
+        for request, outcome in zip(block.values(), self._many(requests), strict=True):
+            reply = _failure(request, outcome) if isinstance(outcome, Exception) else outcome
+            self._ready[request.metadata.message_id] = reply
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Every reply, in the order of the messages; a virtual client always answers, so `timeout` has no use."""
+        if self._pool is None and self._many is None:
+            return [self._handle(self._address(message)) for message in messages]
         ids = list(self.push_messages(messages))
         return [reply for message_id in ids for reply in self.pull_messages([message_id])]
 
@@ -133,8 +150,20 @@ class VirtualGrid(Grid):
         They have trained, and remember it: so it must not depend on how far the workers had come.
         """
         for message_id in message_ids:
-            for _ in self.pull_messages([message_id]):
-                pass
+            self.pull_messages([message_id])
+
+    def _address(self, message: Message) -> Message:
+        """The message as its node receives it, under the next number. SettingsError if there is no such node."""
+        node_id = message.metadata.dst_node_id
+        if node_id not in self._node_ids:
+            raise SettingsError(f"no node {node_id}; there are {self._node_ids}")
+        self._count += 1
+        return readdress(
+            message,
+            run_id=self._run.run_id,
+            message_id=f"virtual-{self._count}",
+            src_node_id=SERVER_NODE_ID,
+        )
 
     def _handle(self, request: Message) -> Message:
         """A client's failure is its reply, as on the link."""
@@ -143,10 +172,8 @@ class VirtualGrid(Grid):
             reply = self._app(request, self._context(node_id))
             if not _answers(reply, request):
                 raise FrameError("the app's message is not a reply to what it was given")
-        except FedliteError as error:
-            return error_reply(request.metadata, APP_FAILED, str(error))
         except Exception as error:  # any app may run here, and one client must not end the simulation
-            return error_reply(request.metadata, APP_FAILED, f"{type(error).__name__}: {error}")
+            return _failure(request, error)
         return reply
 
     def _context(self, node_id: int) -> Context:
@@ -158,9 +185,14 @@ class VirtualGrid(Grid):
         return self._contexts[node_id]
 
 
+def _failure(request: Message, error: Exception) -> Message:
+    reason = str(error) if isinstance(error, FedliteError) else f"{type(error).__name__}: {error}"
+    return error_reply(request.metadata, APP_FAILED, reason)
+
+
 def _answers(reply: object, request: Message) -> bool:
     """Whether an app gave back a message, to this request."""
-    return isinstance(reply, Message) and (
-        reply.metadata.reply_to_message_id == request.metadata.message_id
-        and reply.metadata.src_node_id == request.metadata.dst_node_id
-    )
+    if not isinstance(reply, Message):
+        return False
+    told, asked = reply.metadata, request.metadata
+    return told.reply_to_message_id == asked.message_id and told.src_node_id == asked.dst_node_id
