@@ -151,7 +151,7 @@ class _Course:
     def _wait_for_nodes(self, round_num: int) -> list[int]:
         wanted, told = self.job.settings.quorum, -1
         while not self.courier.stop.is_set():
-            nodes = sorted(self.courier.grid.get_node_ids())
+            nodes = sorted(set(self.courier.grid.get_node_ids()) - set(self.courier.shut_out()))
             if len(nodes) >= wanted:
                 return nodes
             if len(nodes) != told:

@@ -4,29 +4,18 @@ import json
 import shutil
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 
-from fedlite.apps.client import client_app
-from fedlite.apps.device import Device, Fixed, Ram
 from fedlite.apps.settings import JobSettings
-from fedlite.crypto.identity import verify_manifest
-from fedlite.flower import Context, RecordDict
 from fedlite.ledger.store import Ledger
-from fedlite.link.client import LinkClient
-from fedlite.link.credentials import ClientCredentials
-from fedlite.link.enrol import load_enrolment
-from fedlite.uplink import Sealed
-from tests.integration.federation import shares
 from tests.ledger.test_disk import may_mount
+from tests.programs.devices import honest, on_the_link
 from tests.programs.programs import (
     BAD_SETTINGS,
-    DEVICES,
     FAILED,
     JOB,
     LOCAL,
@@ -98,37 +87,6 @@ def test_a_path_where_no_directory_can_be(home: Path, tmp_path: Path) -> None:
     assert_refused(done, FAILED, f"cannot make {tmp_path / 'file'}")
 
 
-@contextmanager
-def devices(home: Path, names: tuple[str, ...] = DEVICES[:2]) -> Iterator[None]:
-    """Enrolled devices on threads of this process, which has torch loaded already."""
-    stop = threading.Event()
-    threads = [
-        threading.Thread(target=take_part, args=(home / name, i, stop)) for i, name in enumerate(names)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
-def take_part(state: Path, index: int, stop: threading.Event) -> None:
-    enrolment, share = load_enrolment(state), shares(4)[index]
-    device = Device(
-        enrolment.identity.public.client_id,
-        Fixed(share.x, share.y),
-        Ram(),
-        Sealed(enrolment.identity, enrolment.server),
-        lambda text, signature: verify_manifest(enrolment.server, text, signature),
-    )
-    app, context = client_app(lambda context: device), Context(0, 1, {}, RecordDict(), {})
-    credentials = ClientCredentials(enrolment.ca_pem, enrolment.certificate_pem, enrolment.private_key_pem)
-    LinkClient(enrolment.link_address, credentials, lambda message: app(message, context), stop=stop).run()
-
-
 @dataclass(frozen=True)
 class SmallDisk:
     """The server's state where there is little room; `command` runs a server there, `more` makes room."""
@@ -163,7 +121,7 @@ def mount(place: Path, *arguments: str) -> None:
 def test_a_full_disk_stops_the_server_and_room_lets_it_finish(home: Path, small_disk: SmallDisk) -> None:
     """It stops with the cause after some rounds; with more room the same command goes on from the last of them."""
     state, log = small_disk.state, home / "server.log"
-    with devices(home):
+    with on_the_link(home, honest(home, "one", 0), honest(home, "two", 1)):
         with started(log, *server(state, "--rounds", 1000), prefix=small_disk.prefix) as full:
             done = full.end()
         assert_refused(done, FAILED, "free some space and start again with the same --state-dir")
