@@ -1,0 +1,62 @@
+"""The benchmark's models in torch, the same modules for fedlite and for every peer on torch."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from workload import Workload
+
+
+def make(name: str) -> nn.Module:
+    """A model with the same initial weights wherever it is made."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if name == "mlp":
+            return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
+        if name == "cnn":
+            return nn.Sequential(
+                nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+                nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+                nn.Flatten(), nn.Linear(32 * 7 * 7, 10),
+            )  # fmt: skip
+    root = str(Path(__file__).resolve().parents[3])
+    if root not in sys.path:
+        sys.path.append(root)
+    from fedlite.models import build
+
+    options = {"input_shape": (3, 32, 32), "num_classes": 10, "width": 0.35, "stem_stride": 1}
+    return build("mobilenet_v2", **options)
+
+
+def client_tensors(work: Workload, index: int) -> tuple[Tensor, Tensor]:
+    x, y = work.client(index)
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def train(model: nn.Module, work: Workload, index: int) -> None:
+    """A client's local training by the plain loop of every torch tutorial, in place."""
+    x, y = client_tensors(work, index)
+    optimizer = torch.optim.SGD(model.parameters(), lr=work.learning_rate)
+    for _ in range(work.epochs):
+        for chosen in torch.randperm(len(y)).split(work.batch_size):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[chosen]), y[chosen]).backward()
+            optimizer.step()
+
+
+def accuracy(model: nn.Module, work: Workload) -> float:
+    x, y = torch.from_numpy(np.array(work.array("test_x"))), np.array(work.array("test_y"))
+    with torch.no_grad():
+        return float((model.eval()(x).argmax(-1).numpy() == y).mean())
+
+
+def flat(model: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+def load_flat(model: nn.Module, vector: Tensor) -> None:
+    with torch.no_grad():
+        nn.utils.vector_to_parameters(vector.clone(), model.parameters())

@@ -1,0 +1,299 @@
+"""The simulator against other simulators: the same clients, data, model, steps and cores, side by side.
+
+    python scripts/bench/simulation.py [--quick] [--only w1a,noop] [--peers flower,torch] [--seed 0]
+
+Fashion-MNIST, 1000 clients × 60 samples, 100 per round, 1 epoch, batch 20, SGD 0.05, on two cores:
+
+* w1a: MLP 784-64-10. w1b: CNN 1-16-32, 3×3, pooled 2×2. A round is all of it: the cohort trained, every client's
+  update there, the mean taken. Clients per second from the median round after a warm-up.
+* noop: clients that only answer, 1000 at once; and ours up to 100,000 (flatness: the rate there by that at 1000).
+* pipeline: pruned to half, int8-aware, coded with error feedback and decoded again, against plain: times as long.
+* large: MobileNetV2 0.35 at 32×32 with GroupNorm, 10 clients × 20 samples.
+
+Peers: Flower's simulation on Ray, BlazeFL, pfl-research, FedJAX, each by its fastest documented way (variants are
+tried and the best counts). Loops without a framework, on torch and on JAX, are shown too, and count as peers for the
+large model. Each runs in a process of its own, in an environment of its own (run/peers, made with pip when it is
+missing: minutes, which no figure and no promise of time includes). What cannot run is shown with its error.
+`--quick` takes fewer and shorter rounds: under 2 minutes, its ratios are rough. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE / "peers"), str(HERE.parents[1])]
+
+import numpy as np  # noqa: E402
+from data import cut  # noqa: E402
+from environments import PINS, Unavailable, interpreter  # noqa: E402
+from local import ROOT, setting  # noqa: E402
+from workload import Workload  # noqa: E402
+
+CACHE = ROOT / "run"
+CORES = 2
+PARTS = ("w1a", "w1b", "noop", "pipeline", "large")
+FLEETS = (1000, 10_000, 100_000)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A program that plays a workload: its environment, its adapter, and the variants that are tried."""
+
+    environment: str
+    adapter: str
+    variants: tuple[str, ...] = ("",)
+    framework: bool = True
+    models: tuple[str, ...] = ("mlp", "cnn", "mobilenet_v2")
+    launcher: tuple[str, ...] = ()
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={CORES}")
+PEERS = {
+    "flower": Peer("own", "flower_ray.py", models=("mlp", "cnn", "mobilenet_v2", "none")),
+    "blazefl": Peer("blazefl", "blazefl_pools.py", ("threads", "processes")),
+    "pfl": Peer("pfl", "pfl_research.py", launcher=TORCHRUN),
+    "fedjax": Peer("fedjax", "fedjax_backends.py", ("jit", "pmap"), models=("mlp", "cnn")),
+    "jax": Peer("jax", "plain_jax.py", ("vmap", "map"), framework=False, models=("mlp", "cnn")),
+    "torch": Peer("own", "plain_torch.py", ("pool", "threads"), framework=False),
+}
+
+
+@dataclass
+class Bench:
+    """The rows so far, and how to make more. A row is (part, program, variant) → figures, or an error."""
+
+    seed: int
+    quick: bool
+    peers: list[str]
+    rows: dict[str, dict[str, Any]]
+
+    def workload(self, part: str) -> Workload:
+        """The work of one part, which everybody gets."""
+        data, rounds = CACHE / "peers-data", 3 if self.quick else 20
+        large = part == "large"
+        folder = "" if part == "noop" else str(cut(data, 10, 20, wide=True) if large else cut(data, 1000, 60))
+        model = {"w1a": "mlp", "w1b": "cnn", "large": "mobilenet_v2", "noop": "none"}[part]
+        if part in ("w1a", "w1b"):
+            _write_initial(model, Path(folder))
+        return Workload(
+            model=model, data=folder, clients=10 if large else 1000,
+            cohort={"large": 10, "noop": 1000}.get(part, 100),
+            samples=20 if large else 60, epochs=1, batch_size=20, learning_rate=0.05, threads=CORES,
+            warmup=1, rounds=rounds, seconds=2.0 if self.quick else 12.0, seed=self.seed,
+        )  # fmt: skip
+
+    def run(self, row: str, python: list[str], work: Workload) -> None:
+        """One process to its end; its last line, or why there is none, is the row."""
+        began = time.monotonic()
+        self.rows[row] = _last_line(python, work, 120 if self.quick else 300)
+        self.rows[row]["wall_seconds"] = round(time.monotonic() - began, 1)
+        print(_line(row, self.rows[row]), file=sys.stderr, flush=True)
+
+    def play_peers(self, part: str) -> None:
+        """Everybody who was asked for, on this part's work."""
+        work = self.workload(part)
+        for name in self.peers:
+            peer = PEERS[name]
+            if work.model not in peer.models:
+                if part != "noop":
+                    self.rows[f"{part} {name}"] = {"error": f"not run: there is no {work.model} for it here"}
+                continue
+            try:
+                python = interpreter(peer.environment, CACHE / "peers")
+            except Unavailable as error:
+                self.rows[f"{part} {name}"] = {"error": f"does not install: {error}"}
+                continue
+            for variant in peer.variants[: 1 if self.quick else None]:
+                command = [python, *peer.launcher, str(HERE / "peers" / peer.adapter)]
+                self.run(f"{part} {name} {variant}".strip(), command, replace(work, variant=variant))
+
+    def play_ours(self, part: str, variant: str, **changes: Any) -> str:
+        """fedlite on this part's work; the row's name."""
+        row = " ".join(filter(None, (part, "fedlite", variant, *map(str, changes.values()))))
+        command = [sys.executable, str(HERE / "peers/fedlite_rounds.py")]
+        self.run(row, command, replace(self.workload(part), variant=variant, **changes))
+        return row
+
+    def rate(self, prefix: str) -> float | None:
+        """The best clients/s among the rows of a program."""
+        rates = [
+            each["clients_s"]
+            for name, each in self.rows.items()
+            if f"{name} ".startswith(f"{prefix} ") and "clients_s" in each
+        ]
+        return max(rates, default=None)
+
+
+def _write_initial(model: str, folder: Path) -> None:
+    """For peers that are not on torch: the weights that everybody begins with."""
+    if not (path := folder / f"{model}.npz").exists():
+        from torch_models import make
+
+        np.savez(path, **{name: value.numpy() for name, value in make(model).state_dict().items()})
+
+
+def _last_line(python: list[str], work: Workload, limit: float) -> dict[str, Any]:
+    """An adapter's figures. It and what it started end with this, by the process group that it leads."""
+    command = [*python, json.dumps(asdict(work))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        cwd=ROOT, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            out, err = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            return {"error": f"not done in {limit:.0f} s"}
+        finally:
+            _end(process)
+    try:
+        found = next(line for line in reversed(out.splitlines()) if line.startswith('{"clients_s"'))
+    except StopIteration:
+        return {"error": _reason(err or out) or f"no result, exit code {process.returncode}"}
+    return dict(json.loads(found))
+
+
+def _reason(text: str) -> str:
+    """Of an adapter's last words, the line that names an error."""
+    words = [line.strip() for line in text.splitlines() if line.strip()]
+    named = [line for line in words if re.match(r"(\[rank\d\]: )?[\w.]*(Error|Exception|Exit)\b", line)]
+    return (named or words or [""])[-1][:300]
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Nothing of an adapter may go on beside the next one."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def has_engine() -> bool:
+    """Whether the stacked engine is there; without it the grid's own loop is measured."""
+    try:
+        from fedlite.virtual import kernel
+    except ImportError:
+        return False
+    return hasattr(kernel, "train_cohort")
+
+
+def play(bench: Bench, parts: list[str]) -> None:
+    """Fill the table."""
+    engine = "engine" if has_engine() else "grid"
+    for part in ("w1a", "w1b", "large"):
+        if part in parts:
+            bench.play_ours(part, engine)
+            if engine == "engine" and not bench.quick:
+                bench.play_ours(part, "grid")
+            bench.play_peers(part)
+    if "pipeline" in parts:
+        for part in ("w1a", "w1b"):
+            bench.play_ours(part, f"{engine}+pipeline")
+            if part not in parts:
+                bench.play_ours(part, engine)
+    if "noop" in parts:
+        for fleet in FLEETS:
+            bench.play_ours("noop", "", clients=fleet, cohort=fleet)
+        bench.play_peers("noop")
+
+
+def figures(bench: Bench) -> tuple[dict[str, float | None], dict[str, str]]:
+    """The figures by name, and for each that is null the reason."""
+    rate, values = bench.rate, dict[str, float | None]()
+    best = {part: _best(bench, part, framework=True) for part in ("w1a", "w1b")}
+    for part, rival in best.items():
+        ours = _ours(bench, part)
+        values[f"{part}_clients_s"] = ours
+        values[f"{part}_vs_flower"] = _ratio(ours, rate(f"{part} flower"))
+        values[f"{part}_vs_best_peer"] = _ratio(ours, rival)
+        values[f"{part}_vs_plain_loops"] = _ratio(ours, _best(bench, part, framework=False))
+    small, big = (rate(f"noop fedlite {fleet} {fleet}") for fleet in (FLEETS[0], FLEETS[-1]))
+    values["noop_vs_flower"] = _ratio(small, rate("noop flower"))
+    values["noop_flatness"] = _ratio(big, small)
+    for letter in "ab":
+        plain = _ours(bench, f"w1{letter}")
+        coded = rate(f"w1{letter} fedlite engine+pipeline") or rate(f"w1{letter} fedlite grid+pipeline")
+        values[f"pipeline_{letter}"] = _ratio(plain, coded)
+    everybody = [_best(bench, "large", framework=kind) for kind in (True, False)]
+    values["large_vs_best_peer"] = _ratio(_ours(bench, "large"), max(filter(None, everybody), default=None))
+    values["ray_speedup"] = None
+    reasons = {
+        name: "not run, or one of its rows is an error" for name, value in values.items() if value is None
+    }
+    return values, reasons | {"ray_speedup": "there is no Ray engine yet"}
+
+
+def _ours(bench: Bench, part: str) -> float | None:
+    return bench.rate(f"{part} fedlite engine") or bench.rate(f"{part} fedlite grid")
+
+
+def _best(bench: Bench, part: str, *, framework: bool) -> float | None:
+    names = [name for name, peer in PEERS.items() if peer.framework == framework]
+    return max(filter(None, (bench.rate(f"{part} {name}") for name in names)), default=None)
+
+
+def _ratio(one: float | None, other: float | None) -> float | None:
+    return one / other if one and other else None
+
+
+def _line(row: str, found: dict[str, Any]) -> str:
+    if "error" in found:
+        return f"  {row:<34} {found['error']}"
+    accuracy = "" if found["accuracy"] is None else f"  accuracy {found['accuracy']:.3f}"
+    spread = f"{min(found['seconds']):.3g}-{max(found['seconds']):.3g} s"
+    return (
+        f"  {row:<34} {found['clients_s']:>10.1f} clients/s  {found['rounds']} rounds of {spread}{accuracy}"
+    )
+
+
+def _table(bench: Bench) -> Iterator[str]:
+    for part in PARTS:
+        chosen = {row: found for row, found in bench.rows.items() if row.split()[0] == part}
+        yield from (
+            _line(row, chosen[row]) for row in sorted(chosen, key=lambda r: -chosen[r].get("clients_s", 0))
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer and shorter rounds, one variant of each peer"
+    )
+    parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--peers", default=",".join(PEERS), help=f"some of {','.join(PEERS)}, or none")
+    parser.add_argument("--seed", type=int, default=0, help="who takes part, and in which order they train")
+    args = parser.parse_args()
+    parts, peers = args.only.split(","), [each for each in args.peers.split(",") if each != "none"]
+    if odd := (set(parts) - set(PARTS)) | (set(peers) - set(PEERS)):
+        parser.error(f"unknown: {', '.join(sorted(odd))}")
+    cores = sorted(os.sched_getaffinity(0))[:CORES]
+    os.sched_setaffinity(0, cores)  # everything started from here on inherits it
+    bench = Bench(args.seed, args.quick, peers, {})
+    play(bench, parts)
+    values, reasons = figures(bench)
+    print("\n".join(_table(bench)))
+    for name, value in values.items():
+        print(f"  {name:<22} " + (f"{value:.4g}" if value is not None else f"null: {reasons[name]}"))
+    work = {part: asdict(bench.workload(part)) for part in parts if part != "pipeline"}
+    used = setting(
+        seed=args.seed, quick=args.quick, cores=cores, load=os.getloadavg()[0], engine=has_engine(),
+        processor=platform.processor() or platform.machine(), pins=PINS, workloads=work,
+    )  # fmt: skip
+    print(json.dumps(values | {"reasons": reasons, "rows": bench.rows, "settings": used}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
