@@ -116,7 +116,7 @@ def train_cohort(
         settings=_settings(settings, int(counts.max())),
         num_clients=len(data),
         stride=plan.stride,
-        threads=threads or len(os.sched_getaffinity(0)),
+        threads=threads or _cores(),
         **{name: array if array is None else _address(array) for name, array in arrays.items()},
     )
     if library().fedlite_train(ctypes.byref(job)):
@@ -125,6 +125,11 @@ def train_cohort(
         TrainResult(_named(plan, params, row), float(mean), int(right) / int(count), int(count))
         for row, mean, right, count in zip(trained, loss, hits, counts, strict=True)
     ]
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _about(model: nn.Module) -> _Known:

@@ -5,7 +5,6 @@
 // is the sum of the patches listed; the input's gradient adds the weights at those patches.
 #pragma once
 
-#include <cstdint>
 #include <vector>
 
 #include "job.hpp"
@@ -64,7 +63,7 @@ struct Convolution {
     const long pooled_height, pooled_width;
     const long run, run_row;  // a patch is `kernel` runs; their distance in padded weights
     Floats image, image_gradient, plane, by_output, by_run, total, bias_total, values;
-    std::vector<int> places, base, window;
+    std::vector<int> places, window;
 
     explicit Convolution(const Layer& of)
         : layer(of), channels(of.channels), outputs(of.outputs), wide_outputs(padded(outputs)),
@@ -82,8 +81,6 @@ struct Convolution {
         bias_total.resize(outputs);
         values.resize(pooled_height * pooled_width);
         places.resize(values.size());
-        for (long y = 0; y < pooled_height; ++y)
-            for (long x = 0; x < pooled_width; ++x) base.push_back(place(y * of.pool, x * of.pool));
         for (long y = 0; y < of.pool; ++y)
             for (long x = 0; x < of.pool; ++x) window.push_back(place(y, x));
     }
@@ -105,7 +102,7 @@ struct Convolution {
     }
 
     // Writes up to LANES − 1 floats past `output` and reads as many past `bias`.
-    void forward(const float* input, const float* bias, float* output, uint8_t* choice) {
+    void forward(const float* input, const float* bias, float* output, int* choice) {
         pad(input);
         for (long y = 0; y < out_height; ++y) {
             const Left patches{&image[y * layer.stride * image_row], layer.stride * channels, image_row, 1,
@@ -125,9 +122,11 @@ struct Convolution {
     }
 
     // `gradient` is of the output, already zero where ReLU was; the input's is written if asked for.
-    void backward(const float* input, const float* gradient, const uint8_t* choice, float* input_gradient) {
+    void backward(const float* input, const float* gradient, const int* choice, float* input_gradient) {
         pad(input);
         if (input_gradient) std::fill(image_gradient.begin(), image_gradient.end(), 0.0f);
+        for (long at = 0; at < output_size(); at += outputs)
+            for (long o = 0; o < outputs; ++o) bias_total[o] += gradient[at + o];
         for (long o = 0; o < outputs; ++o) {
             const long count = list(gradient, choice, o);
             const long first = o * kernel * run_row;
@@ -156,37 +155,37 @@ private:
     }
 
     // The first largest of a window, as torch's; then bias and ReLU, which keep their order.
-    void pool(long y, long x, long o, const float* bias, float* output, uint8_t* choice) const {
+    void pool(long y, long x, long o, const float* bias, float* output, int* choice) const {
         const long side = layer.pool;
         const float* corner = &plane[(y * side * out_width + x * side) * wide_outputs + o];
         Vec best = load(corner);
-        IntVec chosen = {};
+        const int first = place(y * side, x * side);
+        IntVec chosen = IntVec{} + first;
         for (int index = 1; index < side * side; ++index) {
             const Vec value = load(corner + (index / side * out_width + index % side) * wide_outputs);
             const IntVec more = value > best;
             best = more ? value : best;
-            chosen = more ? IntVec{} + index : chosen;
+            chosen = more ? IntVec{} + (first + window[index]) : chosen;
         }
         if (bias) best += load(bias + o);
         if (layer.relu) best = best < 0 ? Vec{} : best;
         store(output + (y * pooled_width + x) * outputs + o, best);
-        typedef uint8_t Bytes __attribute__((vector_size(LANES)));
-        const Bytes bytes = __builtin_convertvector(chosen, Bytes);
-        std::memcpy(choice + (y * pooled_width + x) * wide_outputs + o, &bytes, LANES);
+        std::memcpy(choice + (y * pooled_width + x) * wide_outputs + o, &chosen, sizeof chosen);
     }
 
     // Where output channel o has a gradient: patches and values. Returns how many.
-    long list(const float* gradient, const uint8_t* choice, long o) {
+    long list(const float* gradient, const int* choice, long o) {
+        const long all = pooled_height * pooled_width;
+        int* __restrict place = places.data();
+        float* __restrict value = values.data();
         long count = 0;
-        float sum = 0;
-        for (size_t at = 0; at < base.size(); ++at) {
-            const float value = gradient[at * outputs + o];
-            places[count] = base[at] + window[choice[at * wide_outputs + o]];
-            values[count] = value;
-            count += value != 0;
-            sum += value;
+        gradient += o;
+        choice += o;
+        for (long at = 0; at < all; ++at, gradient += outputs, choice += wide_outputs) {
+            place[count] = *choice;
+            value[count] = *gradient;
+            count += *gradient != 0;
         }
-        bias_total[o] += sum;
         return count;
     }
 };

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -23,7 +24,7 @@ struct Stage {
     std::unique_ptr<Convolution> convolution;
     long input_size, output_size;
     Floats output, rounded, inside;   // (batch, …)
-    std::vector<uint8_t> choice;
+    std::vector<int> choice;
 
     Stage(const Layer& of, long batch, bool rounds) : layer(of) {
         input_size = of.channels * of.height * of.width;
@@ -277,7 +278,11 @@ extern "C" int fedlite_train(const Job* job) {
         }
     };
     std::vector<std::thread> others;
-    for (int64_t i = 1; i < std::min(job->threads, job->num_clients); ++i) others.emplace_back(work);
+    try {
+        for (int64_t i = 1; i < std::min(job->threads, job->num_clients); ++i) others.emplace_back(work);
+    } catch (const std::system_error&) {
+        // the system gives no more threads: these do all the work
+    }
     work();
     for (std::thread& other : others) other.join();
     return failed;
