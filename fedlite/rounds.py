@@ -109,8 +109,9 @@ class Pruning:
 
 def sample(available: Sequence[Node], size: int, seed: int, round_num: int) -> list[Node]:
     """`size` of the available nodes (all, if there are fewer), without replacement, in the order drawn."""
-    order = generator(seed, "cohort", round_num).permutation(len(available))
-    return [available[index] for index in order[:size]]
+    rng = generator(seed, "cohort", round_num)
+    order = rng.choice(len(available), size=min(size, len(available)), replace=False)
+    return [available[index] for index in order]
 
 
 def begin(spec: str, params: Params, rule: Rule, pruning: Pruning) -> Model:

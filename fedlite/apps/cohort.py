@@ -60,6 +60,12 @@ class Courier:
         return self.holds.get(client_id, last.round_num - 1 if last else NOTHING_HELD)
 
 
+def here_now(grid: Grid) -> Collection[int]:
+    """The nodes that are there; a range stays one, for a simulated fleet may be a million."""
+    ids = grid.get_node_ids()
+    return ids if isinstance(ids, range) else set(ids)
+
+
 @dataclass
 class Exchange:
     """One round's messages with a cohort; `tally` fills as they come."""
@@ -146,7 +152,7 @@ class Exchange:
         if now - self._looked < _LOOK_SECONDS:
             return
         self._looked = now
-        shut_out, here = self.courier.shut_out(), set(self.courier.grid.get_node_ids())
+        shut_out, here = self.courier.shut_out(), here_now(self.courier.grid)
         self._departed = {
             node: self._departed.get(node, now) for node in self._waiting.values() if node not in here
         }

@@ -120,9 +120,7 @@ class Device:
     verify: Callable[[bytes, bytes], None]
     compute: str = "cpu"
     limits: Limits = Limits()
-    versions: MutableMapping[str, Version] = field(
-        default_factory=WeakValueDictionary
-    )  # by number and hash
+    versions: MutableMapping[str, Version] = field(default_factory=WeakValueDictionary)  # by number and hash
 
 
 @dataclass

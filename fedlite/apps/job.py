@@ -31,14 +31,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Workshop:
-    """Makes the first model, tests every next one, and writes out the last. Test data are opened when needed."""
+    """Makes the first model, tests every next one, and writes out the last.
+
+    Test data are opened when needed, unless they are `given`.
+    """
 
     settings: JobSettings
+    given: "Dataset | None" = None
 
     @cached_property
     def test(self) -> "Dataset | None":
         """The test data, or None where there are none."""
-        return open_test(self.settings)
+        return self.given if self.given is not None else open_test(self.settings)
 
     @cached_property
     def spec(self) -> str:

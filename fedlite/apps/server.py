@@ -1,13 +1,13 @@
 """The server app: round after round on any Grid, each committed in one durable transaction."""
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from threading import Event
 from typing import Any, Protocol
 
-from fedlite.apps.cohort import Courier, Exchange, Party, Stopped, Tally
+from fedlite.apps.cohort import Courier, Exchange, Party, Stopped, Tally, here_now
 from fedlite.apps.door import Door
 from fedlite.apps.offer import Manifest
 from fedlite.apps.settings import JobSettings
@@ -148,10 +148,11 @@ class _Course:
         self.watcher.row({**row, "seconds": clock.laps})
         return after
 
-    def _wait_for_nodes(self, round_num: int) -> list[int]:
+    def _wait_for_nodes(self, round_num: int) -> Sequence[int]:
         wanted, told = self.job.settings.quorum, -1
         while not self.courier.stop.is_set():
-            nodes = sorted(set(self.courier.grid.get_node_ids()) - set(self.courier.shut_out()))
+            here, shut_out = here_now(self.courier.grid), set(self.courier.shut_out())
+            nodes = here if isinstance(here, range) and not shut_out else sorted(set(here) - shut_out)
             if len(nodes) >= wanted:
                 return nodes
             if len(nodes) != told:

@@ -18,7 +18,7 @@ from fedlite.compress.int8 import Int8
 from fedlite.compress.layout import Layout, gather, layout_of, scatter
 from fedlite.compress.zstd import Zstd
 from fedlite.errors import CodecError, SettingsError, UpdateError
-from fedlite.tensors import add, apply_masks, check_like, subtract
+from fedlite.tensors import add, apply_masks, check_like, subtract, zeros_like
 from fedlite.types import Array, Masks, Params, Update
 
 MAGIC = b"FLU1"
@@ -79,6 +79,11 @@ class Codec:
     def stages(self) -> bytes:
         """The serializer and compressors as the payload's header names them."""
         return bytes([self.serializer.stage, *(c.stage for c in self.compressors)]).ljust(STAGES, b"\0")
+
+    @property
+    def lossless(self) -> bool:
+        """Whether decode gives back what encode was given, to the bit, but for pruned coordinates."""
+        return not self.filters and isinstance(self.serializer, Float32)
 
     def encode(
         self, update: Update, *, masks: Masks | None = None, generator: np.random.Generator | None = None
@@ -176,6 +181,8 @@ def encode_with_feedback(
         with np.errstate(over="ignore"):  # encode refuses an infinite sum with a typed error
             update = add(update, residual)
     payload = codec.encode(update, masks=masks, generator=generator)
+    if codec.lossless:
+        return payload, zeros_like(update)
     return payload, subtract(apply_masks(update, masks or {}), codec.decode(payload, update, masks=masks))
 
 
@@ -184,6 +191,7 @@ PRESETS: Mapping[str, Codec] = MappingProxyType(
         "int8": Codec(),
         "int8-tensor": Codec(serializer=Int8(per_channel=False)),
         "float32": Codec(serializer=Float32()),
+        "plain": Codec(serializer=Float32(planes=False), compressors=()),
     }
 )
 

@@ -18,16 +18,21 @@ def decode(
     need(magic == b"FLU1", "magic")
     need(struct.unpack("<I", payload[-4:])[0] == zlib.crc32(payload[:-4]), "check value")
     need(binding == hashlib.sha256(description(model, masks)).digest()[:8], "binding")
-    need(stages[0] in (0x21, 0x22, 0x23) and stages[1:] == b"\x31\0\0", "stages")
+    plain = stages == b"\x24\0\0\0"
+    need(plain or (stages[0] in (0x21, 0x22, 0x23) and stages[1:] == b"\x31\0\0"), "stages")
     weights = {name: masks.get(name, [1] * math.prod(shape)) for name, shape in model if not statistic(name)}
     count = sum(map(sum, weights.values()))
     extra = sum(math.prod(shape) for name, shape in model if statistic(name))
     runs = [
         run for name, shape in model if not statistic(name) for run in rows(shape, weights[name], stages[0])
     ]
-    size = 4 * (count + extra) if stages[0] == 0x22 else 2 * len(runs) + count + 4 * extra
-    body = unpack(payload[16:-4], size)
-    values = float32(body) if stages[0] == 0x22 else int8(body, runs, count, extra)
+    size = 4 * (count + extra) if stages[0] in (0x22, 0x24) else 2 * len(runs) + count + 4 * extra
+    body = payload[16:-4] if plain else unpack(payload[16:-4], size)
+    need(len(body) == size, "size")
+    if plain:
+        values = list(struct.unpack(f"<{count + extra}f", body))
+    else:
+        values = float32(body) if stages[0] == 0x22 else int8(body, runs, count, extra)
     need(all(map(math.isfinite, values)), "finite")
     learned, measured = iter(values[:count]), iter(values[count:])
     return {

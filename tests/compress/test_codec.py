@@ -117,8 +117,9 @@ def test_presets_and_their_names() -> None:
         "int8": "21310000",
         "int8-tensor": "23310000",
         "float32": "22310000",
+        "plain": "24000000",
     }
-    with pytest.raises(SettingsError, match="no codec 'int7'; there are int8, int8-tensor, float32"):
+    with pytest.raises(SettingsError, match="no codec 'int7'; there are int8, int8-tensor, float32, plain"):
         codec_by_name("int7")
     with pytest.raises(SettingsError, match="compressors"):
         Codec(compressors=(Zstd(),) * 4)
