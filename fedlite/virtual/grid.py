@@ -3,9 +3,11 @@
 Replies come back in the order the messages were pushed, whatever the number of workers: same seed, same bytes.
 """
 
+import gc
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 from fedlite.errors import FedliteError, FrameError, SettingsError
 from fedlite.flower import (
@@ -23,9 +25,8 @@ from fedlite.flower import (
     readdress,
 )
 
-COHORT = (
-    64  # clients an app that takes many is given at once: enough to keep cores busy, few enough for memory
-)
+COHORT = 64  # clients that an app which takes many is given at once: cores are busy, and memory suffices
+_ALLOCATIONS = 50_000  # between garbage collections in a round: those of about a hundred models
 
 Many = Callable[[Sequence[tuple[Message, Context]]], Sequence[Message | Exception]]
 NodeConfig = Mapping[str, bool | float | int | str]
@@ -36,7 +37,8 @@ class VirtualGrid(Grid):
 
     An app with a method `answer_many` gets up to COHORT requests at a time and returns a reply, or an exception,
     for each (see fedlite.apps.many). `node_config(index)` is what Flower passes a node as its configuration. A
-    context is made when its node is first drawn. Use as a context manager, or call `close`.
+    context is made for each message; between messages a node is its `state`, if there is anything in it, and
+    takes no memory otherwise. Use as a context manager, or call `close`.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class VirtualGrid(Grid):
             raise SettingsError(f"{num_nodes} nodes and {workers} workers; at least 1 of each wanted")
         self._app, self._node_config, self._run_config = app, node_config, dict(run_config or {})
         self._node_ids = range(2, num_nodes + 2)
-        self._contexts: dict[int, Context] = {}
+        self._states: dict[int, RecordDict] = {}  # of nodes that have something to remember
         self._requests: dict[str, Message] = {}  # pushed, not answered yet, in order
         self._ready: dict[str, Message] = {}  # answered, not pulled yet
         self._many: Many | None = getattr(app, "answer_many", None)
@@ -128,10 +130,13 @@ class VirtualGrid(Grid):
             request, future = self._requests.pop(message_id), self._futures.pop(message_id, None)
             self._ready[message_id] = future.result() if future is not None else self._handle(request)
             return
-        waiting = itertools.dropwhile(lambda each: each != message_id, list(self._requests))
-        block = {each: self._requests.pop(each) for each in itertools.islice(waiting, COHORT)}
+        waiting = itertools.dropwhile(lambda each: each != message_id, self._requests)
+        block = {each: self._requests.pop(each) for each in list(itertools.islice(waiting, COHORT))}
         requests = [(request, self._context(request.metadata.dst_node_id)) for request in block.values()]
-        for request, outcome in zip(block.values(), self._many(requests), strict=True):
+        outcomes = self._many(requests)
+        for _, context in requests:
+            self._keep(context)
+        for request, outcome in zip(block.values(), outcomes, strict=True):
             reply = _failure(request, outcome) if isinstance(outcome, Exception) else outcome
             self._ready[request.metadata.message_id] = reply
 
@@ -140,7 +145,8 @@ class VirtualGrid(Grid):
     ) -> Iterable[Message]:
         """Every reply, in the order of the messages; a virtual client always answers, so `timeout` has no use."""
         if self._pool is None and self._many is None:
-            return [self._handle(self._address(message)) for message in messages]
+            with _collecting_seldom():
+                return [self._handle(self._address(message)) for message in messages]
         ids = list(self.push_messages(messages))
         return [reply for message_id in ids for reply in self.pull_messages([message_id])]
 
@@ -167,22 +173,38 @@ class VirtualGrid(Grid):
 
     def _handle(self, request: Message) -> Message:
         """A client's failure is its reply, as on the link."""
-        node_id = request.metadata.dst_node_id
+        context = self._context(request.metadata.dst_node_id)
         try:
-            reply = self._app(request, self._context(node_id))
+            reply = self._app(request, context)
             if not _answers(reply, request):
                 raise FrameError("the app's message is not a reply to what it was given")
         except Exception as error:  # any app may run here, and one client must not end the simulation
             return _failure(request, error)
+        finally:
+            self._keep(context)
         return reply
 
     def _context(self, node_id: int) -> Context:
-        if node_id not in self._contexts:
-            config = dict(self._node_config(node_id - 2))
-            self._contexts[node_id] = Context(
-                self._run.run_id, node_id, config, RecordDict(), dict(self._run_config)
-            )
-        return self._contexts[node_id]
+        config, state = dict(self._node_config(node_id - 2)), self._states.get(node_id)
+        state = RecordDict() if state is None else state
+        return Context(self._run.run_id, node_id, config, state, dict(self._run_config))
+
+    def _keep(self, context: Context) -> None:
+        if context.state:
+            self._states[context.node_id] = context.state
+        else:
+            self._states.pop(context.node_id, None)
+
+
+@contextmanager
+def _collecting_seldom() -> Iterator[None]:
+    """A round's replies are all alive until it ends: searching them for garbage every 700 objects finds none."""
+    first, *others = gc.get_threshold()
+    gc.set_threshold(first and max(first, _ALLOCATIONS), *others)  # 0 is off, and stays off
+    try:
+        yield
+    finally:
+        gc.set_threshold(first, *others)
 
 
 def _failure(request: Message, error: Exception) -> Message:
