@@ -1,6 +1,6 @@
 """A million virtual clients on one machine: memory, time to the first round, clients per second.
 
-Synthetic data (SYNTHETIC(1, 1), Li 2020) with 784 features and 60 samples a client, an MLP 784-64-10, 1000 clients
+Synthetic data (the IID variant of SYNTHETIC, Li 2020) with 784 features and 60 samples a client, an MLP 784-64-10, 1000 clients
 drawn per round, one epoch in batches of 20. Each client's data are made when it is drawn. The simulation runs in a
 process of its own, through `python -m simulations`.
 """
@@ -40,7 +40,7 @@ def main() -> int:
 def measure(clients: int, cohort: int, rounds: int, folder: Path) -> dict[str, object]:
     """Run the simulation; watch its memory and when each round ends."""
     settings = {
-        "dataset": "synthetic:1,1:features=784:sizes=60", "model": "mlp", "clients": clients, "cohort": cohort,
+        "dataset": "synthetic:iid:features=784:sizes=60", "model": "mlp", "clients": clients, "cohort": cohort,
         "rounds": rounds, "epochs": 1, "batch-size": 20, "learning-rate": 0.05, "bits": 32, "sparsity": 0.0,
         "uplink-codec": "plain", "downlink-codec": "float32", "evaluate-every": rounds, "workers": 2, "seed": 1,
     }  # fmt: skip
