@@ -1,8 +1,8 @@
 """A million virtual clients on one machine: memory, time to the first round, clients per second.
 
-Synthetic data (the IID variant of SYNTHETIC, Li 2020) with 784 features and 60 samples a client, an MLP 784-64-10, 1000 clients
-drawn per round, one epoch in batches of 20. Each client's data are made when it is drawn. The simulation runs in a
-process of its own, through `python -m simulations`.
+Synthetic data (the IID variant of SYNTHETIC, Li 2020) with 784 features and 60 samples a client, an MLP 784-64-10,
+1000 clients drawn per round, one epoch in batches of 20. Each client's data are made when it is drawn. The simulation
+runs in a process of its own, through `python -m simulations`.
 """
 
 import argparse
