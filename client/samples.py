@@ -16,7 +16,7 @@ from fedlite.apps.settings import parse_shape
 from fedlite.crypto.files import write_private
 from fedlite.data.own import load_samples, parse_line
 from fedlite.data.spec import describe, open_data
-from fedlite.errors import DataError
+from fedlite.errors import DataError, StateError
 from fedlite.online.prequential import Prequential
 from fedlite.online.reservoir import Reservoir
 from fedlite.online.stdin import StdinSource
@@ -59,11 +59,7 @@ class Arriving:
 
     def draw(self, predict: Predict) -> Drawn:
         """What the reservoir holds now, and the accuracy on all samples before they were learned."""
-        tested = (
-            Prequential.from_json(json.loads(self.record.read_text()))
-            if self.record.exists()
-            else Prequential()
-        )
+        tested = _read(self.record)
         for x, y in self.poll():
             tested = tested.observe(predict(x), y)
             self.reservoir.add(x, y)
@@ -72,6 +68,18 @@ class Arriving:
         x, y = self.reservoir.all()
         metrics = {"prequential": tested.accuracy} if tested.accuracy is not None else {}
         return Drawn(x, y, metrics)
+
+
+def _read(record: Path) -> Prequential:
+    """The accuracy so far; StateError if its file is damaged."""
+    if not record.exists():
+        return Prequential()
+    try:
+        return Prequential.from_json(json.loads(record.read_text("utf-8")))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StateError(
+            f"{record} is damaged: {error}", remedy="remove it: the count begins anew"
+        ) from error
 
 
 def _watched(folder: Path, shape: tuple[int, ...], classes: int) -> tuple[Poll, Done]:

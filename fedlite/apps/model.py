@@ -124,7 +124,10 @@ def write(
     if bits == 8:
         from fedlite.compress.integer import to_integer
 
-        integer = to_integer(module_of(spec, bits), params)
+        try:
+            integer = to_integer(module_of(spec, bits), params)
+        except SettingsError as error:  # a layer that no sample has reached yet
+            return summary | {"no_int8_because": str(error)}
         integer.save(folder / "model.int8.safetensors")
         summary["bytes_int8"] = (folder / "model.int8.safetensors").stat().st_size
         if test is not None:

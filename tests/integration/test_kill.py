@@ -98,7 +98,7 @@ def torment(state: Path) -> set[int]:
 
 def await_progress(state: Path, rounds: int) -> None:
     """Wait until a round more is committed."""
-    for _ in range(300):
+    for _ in range(1200):
         if done(state) > rounds:
             return
         time.sleep(0.05)
@@ -120,7 +120,7 @@ def open_ledger(state: Path) -> Ledger:
     return Ledger.open(state / "server" / "ledger.db", identity)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_thirty_kills_change_nothing(enrolled: Path, tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     shutil.copytree(enrolled, killed)

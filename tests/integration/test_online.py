@@ -6,6 +6,7 @@ from threading import Event
 from typing import Any
 
 import numpy as np
+import pytest
 
 from client.config import Config
 from client.samples import open_source
@@ -15,6 +16,7 @@ from fedlite.apps.job import Workshop, make_job, node, unsigned, unverified
 from fedlite.apps.server import run
 from fedlite.apps.settings import JobSettings
 from fedlite.data.spec import open_data
+from fedlite.errors import StateError
 from fedlite.flower import Context
 from fedlite.ledger.store import Ledger
 from fedlite.uplink import Clear
@@ -75,3 +77,13 @@ def test_prequential_accuracy_rises_as_files_arrive(tmp_path: Path) -> None:
     assert online[-1] > 0.5
     assert max(examples) == 300, "the reservoir is bounded"
     assert postman.rows[-1]["accuracy"] > 0.85
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "incoming").mkdir()
+    config = Config(state_dir=tmp_path, watch=tmp_path / "incoming", input_shape="1x8x8", num_classes=10)
+    source = open_source(config)
+    for text in ("", "[]", '{"seen": "x"}', "nonsense"):
+        (tmp_path / "prequential.json").write_text(text)
+        with pytest.raises(StateError, match="damaged"):
+            source.draw(lambda x: np.zeros(len(x), np.int64))
