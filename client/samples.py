@@ -76,7 +76,7 @@ def _read(record: Path) -> Prequential:
         return Prequential()
     try:
         return Prequential.from_json(json.loads(record.read_text("utf-8")))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, StateError) as error:
         raise StateError(
             f"{record} is damaged: {error}", remedy="remove it: the count begins anew"
         ) from error
