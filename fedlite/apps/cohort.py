@@ -54,11 +54,6 @@ class Courier:
     stop: Event
     holds: dict[str, int] = field(default_factory=dict)
 
-    def believed(self, client_id: str) -> int:
-        """The version a client holds, as far as is known; a wrong guess costs one more exchange."""
-        last = self.ledger.last_counted(client_id)
-        return self.holds.get(client_id, last.round_num - 1 if last else NOTHING_HELD)
-
 
 def here_now(grid: Grid) -> Collection[int]:
     """The nodes that are there; a range stays one, for a simulated fleet may be a million."""
@@ -82,6 +77,7 @@ class Exchange:
     _asked_again: set[int] = field(default_factory=set)
     _departed: dict[int, float] = field(default_factory=dict)  # node → since when
     _looked: float = 0.0
+    _last: dict[str, Counted | None] = field(default_factory=dict)
 
     def results(
         self, nodes: Sequence[int], wanted: int, quorum: int, deadline: float
@@ -94,7 +90,7 @@ class Exchange:
         count = 0
         try:
             for node in nodes:
-                self._push(node, self.courier.believed(self.courier.who(node).client_id))
+                self._push(node, self._believed(self.courier.who(node).client_id))
             while self._waiting and count < wanted and time.monotonic() < deadline:
                 self._look_around(enough=count >= quorum)
                 for reply in self._pull(deadline):
@@ -108,9 +104,20 @@ class Exchange:
             why = "; ".join(f"{name}: {reason}" for name, reason in self.tally.dropped.items())
             raise QuorumError(f"{count} of {len(nodes)} clients answered, {quorum} wanted. {why}".strip())
 
+    def _believed(self, client_id: str) -> int:
+        """The version a client holds, as far as is known; a wrong guess costs one more exchange."""
+        last = self._last_counted(client_id)
+        return self.courier.holds.get(client_id, last.round_num - 1 if last else NOTHING_HELD)
+
+    def _last_counted(self, client_id: str) -> Counted | None:
+        """What the ledger says; it does not change while a round is open."""
+        if client_id not in self._last:
+            self._last[client_id] = self.courier.ledger.last_counted(client_id)
+        return self._last[client_id]
+
     def _push(self, node: int, held: int) -> None:
         party = self.courier.who(node)
-        last = self.courier.ledger.last_counted(party.client_id)
+        last = self._last_counted(party.client_id)
         counted = last.round_num if last else NEVER_COUNTED
         offer = Offer(self.manifest, self._signature, self._payload(held), counted)
         message = Message(
@@ -185,7 +192,9 @@ class Exchange:
             if isinstance(answer, int):
                 self._ask_again(node, party, answer)
                 return None
-            result, counted = self.courier.door.open(self.manifest, self.model, party.client_id, answer)
+            result, counted = self.courier.door.open(
+                self.manifest, self.model, party.client_id, answer, self._last_counted(party.client_id)
+            )
         except PeerError as error:
             self.tally.dropped[party.name] = str(error)
             return None

@@ -75,7 +75,7 @@ def run(grid: Grid, job: Job, ledger: Ledger, watcher: Watcher, stop: Event) -> 
     have already answered send the same bytes.
     """
     settings = job.settings
-    door = Door(job.receiver, ledger, codec_by_name(settings.uplink_codec), settings.max_examples)
+    door = Door(job.receiver, codec_by_name(settings.uplink_codec), settings.max_examples)
     courier = Courier(grid, ledger, door, job.sign, job.who, job.shut_out, stop)
     course = _Course(
         job, courier, make_rule(settings), Pruning(settings.sparsity, settings.prune_round), watcher
