@@ -7,23 +7,22 @@ Fashion-MNIST, 1000 clients × 60 samples, 100 per round, 1 epoch, batch 20, SGD
 * w1a: MLP 784-64-10. w1b: CNN 1-16-32, 3×3, pooled 2×2. A round is all of it: the cohort trained, every client's
   update there, the mean taken. Clients per second from the median round after a warm-up.
 * noop: clients that only answer, 1000 at once; and ours up to 100,000 (flatness: the rate there by that at 1000).
-* pipeline: pruned to half, int8-aware, coded with error feedback and decoded again, against plain: times as long.
+* pipeline: pruned to half, int8-aware and coded with error feedback, against plain: how many times as long whole
+  rounds of `python -m simulations` take (`_engine`: training, codec and mean alone).
 * large: MobileNetV2 0.35 at 32×32 with GroupNorm, 10 clients × 20 samples.
 
 Peers: Flower's simulation on Ray, BlazeFL, pfl-research, FedJAX, each by its fastest documented way (variants are
 tried and the best counts). Loops without a framework, on torch and on JAX, are shown too, and count as peers for the
 large model. Each runs in a process of its own, in an environment of its own (run/peers, made with pip when it is
 missing: minutes, which no figure and no promise of time includes). What cannot run is shown with its error.
-`--quick` takes fewer and shorter rounds: under 2 minutes, its ratios are rough. The last line is one JSON object.
+`--quick` takes fewer and shorter rounds, of 40 clients: about 2 minutes on a quiet
+machine, and its ratios are rough. The last line is one JSON object.
 """
 
 import argparse
 import json
 import os
 import platform
-import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ import numpy as np  # noqa: E402
 from data import cut  # noqa: E402
 from environments import PINS, Unavailable, interpreter  # noqa: E402
 from local import ROOT, setting  # noqa: E402
+from process import figures_of  # noqa: E402
 from workload import Workload  # noqa: E402
 
 CACHE = ROOT / "run"
@@ -54,17 +54,17 @@ class Peer:
     adapter: str
     variants: tuple[str, ...] = ("",)
     framework: bool = True
-    models: tuple[str, ...] = ("mlp", "cnn", "mobilenet_v2")
+    models: tuple[str, ...] = ("mlp", "pooled_cnn", "mobilenet_v2")
     launcher: tuple[str, ...] = ()
 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={CORES}")
 PEERS = {
-    "flower": Peer("own", "flower_ray.py", models=("mlp", "cnn", "mobilenet_v2", "none")),
+    "flower": Peer("own", "flower_ray.py", models=("mlp", "pooled_cnn", "mobilenet_v2", "none")),
     "blazefl": Peer("blazefl", "blazefl_pools.py", ("threads", "processes")),
     "pfl": Peer("pfl", "pfl_research.py", launcher=TORCHRUN),
-    "fedjax": Peer("fedjax", "fedjax_backends.py", ("jit", "pmap"), models=("mlp", "cnn")),
-    "jax": Peer("jax", "plain_jax.py", ("vmap", "map"), framework=False, models=("mlp", "cnn")),
+    "fedjax": Peer("fedjax", "fedjax_backends.py", ("jit", "pmap"), models=("mlp", "pooled_cnn")),
+    "jax": Peer("jax", "plain_jax.py", ("vmap", "map"), framework=False, models=("mlp", "pooled_cnn")),
     "torch": Peer("own", "plain_torch.py", ("pool", "threads"), framework=False),
 }
 
@@ -80,29 +80,31 @@ class Bench:
 
     def workload(self, part: str) -> Workload:
         """The work of one part, which everybody gets."""
-        data, rounds = CACHE / "peers-data", 3 if self.quick else 20
+        data, rounds = CACHE / "peers-data", 2 if self.quick else 20
         large = part == "large"
         folder = "" if part == "noop" else str(cut(data, 10, 20, wide=True) if large else cut(data, 1000, 60))
-        model = {"w1a": "mlp", "w1b": "cnn", "large": "mobilenet_v2", "noop": "none"}[part]
+        model = {"w1a": "mlp", "w1b": "pooled_cnn", "large": "mobilenet_v2", "noop": "none"}[part]
         if part in ("w1a", "w1b"):
             _write_initial(model, Path(folder))
         return Workload(
             model=model, data=folder, clients=10 if large else 1000,
-            cohort={"large": 10, "noop": 1000}.get(part, 100),
+            cohort={"large": 10, "noop": 1000}.get(part, 40 if self.quick else 100),
             samples=20 if large else 60, epochs=1, batch_size=20, learning_rate=0.05, threads=CORES,
-            warmup=1, rounds=rounds, seconds=2.0 if self.quick else 12.0, seed=self.seed,
+            warmup=1, rounds=rounds, seconds=1.0 if self.quick else 12.0, seed=self.seed,
         )  # fmt: skip
 
     def run(self, row: str, python: list[str], work: Workload) -> None:
         """One process to its end; its last line, or why there is none, is the row."""
         began = time.monotonic()
-        self.rows[row] = _last_line(python, work, 120 if self.quick else 300)
+        self.rows[row] = figures_of(python, work, 60 if self.quick else 300)
         self.rows[row]["wall_seconds"] = round(time.monotonic() - began, 1)
         print(_line(row, self.rows[row]), file=sys.stderr, flush=True)
 
     def play_peers(self, part: str) -> None:
         """Everybody who was asked for, on this part's work."""
         work = self.workload(part)
+        if part == "noop" and self.quick:
+            work = replace(work, rounds=1)  # Flower's takes ten seconds and more
         for name in self.peers:
             peer = PEERS[name]
             if work.model not in peer.models:
@@ -118,10 +120,12 @@ class Bench:
                 command = [python, *peer.launcher, str(HERE / "peers" / peer.adapter)]
                 self.run(f"{part} {name} {variant}".strip(), command, replace(work, variant=variant))
 
-    def play_ours(self, part: str, variant: str, **changes: Any) -> str:
+    def play_ours(
+        self, part: str, variant: str, *, adapter: str = "fedlite_rounds.py", **changes: Any
+    ) -> str:
         """fedlite on this part's work; the row's name."""
         row = " ".join(filter(None, (part, "fedlite", variant, *map(str, changes.values()))))
-        command = [sys.executable, str(HERE / "peers/fedlite_rounds.py")]
+        command = [sys.executable, str(HERE / "peers" / adapter)]
         self.run(row, command, replace(self.workload(part), variant=variant, **changes))
         return row
 
@@ -143,67 +147,30 @@ def _write_initial(model: str, folder: Path) -> None:
         np.savez(path, **{name: value.numpy() for name, value in make(model).state_dict().items()})
 
 
-def _last_line(python: list[str], work: Workload, limit: float) -> dict[str, Any]:
-    """An adapter's figures. It and what it started end with this, by the process group that it leads."""
-    command = [*python, json.dumps(asdict(work))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        cwd=ROOT, start_new_session=True,
-    ) as process:  # fmt: skip
-        try:
-            out, err = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            return {"error": f"not done in {limit:.0f} s"}
-        finally:
-            _end(process)
-    try:
-        found = next(line for line in reversed(out.splitlines()) if line.startswith('{"clients_s"'))
-    except StopIteration:
-        return {"error": _reason(err or out) or f"no result, exit code {process.returncode}"}
-    return dict(json.loads(found))
+def engine_missing() -> str | None:
+    """Why the compiled kernel cannot be used here, if it cannot."""
+    from fedlite.virtual import kernel
 
-
-def _reason(text: str) -> str:
-    """Of an adapter's last words, the line that names an error."""
-    words = [line.strip() for line in text.splitlines() if line.strip()]
-    named = [line for line in words if re.match(r"(\[rank\d\]: )?[\w.]*(Error|Exception|Exit)\b", line)]
-    return (named or words or [""])[-1][:300]
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Nothing of an adapter may go on beside the next one."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def has_engine() -> bool:
-    """Whether the stacked engine is there; without it the grid's own loop is measured."""
-    try:
-        from fedlite.virtual import kernel
-    except ImportError:
-        return False
-    return hasattr(kernel, "train_cohort")
+    return kernel.available()
 
 
 def play(bench: Bench, parts: list[str]) -> None:
-    """Fill the table."""
-    engine = "engine" if has_engine() else "grid"
+    """Fill the table. Where the engine cannot train a model, the loop behind the grid is ours."""
     for part in ("w1a", "w1b", "large"):
         if part in parts:
-            bench.play_ours(part, engine)
-            if engine == "engine" and not bench.quick:
+            row = bench.play_ours(part, "engine")
+            if "error" in bench.rows[row] or not bench.quick:
                 bench.play_ours(part, "grid")
             bench.play_peers(part)
     if "pipeline" in parts:
         for part in ("w1a", "w1b"):
-            bench.play_ours(part, f"{engine}+pipeline")
+            for variant in ("plain", "pipeline"):
+                bench.play_ours(part, variant, adapter="fedlite_program.py")
+            bench.play_ours(part, "engine+pipeline")
             if part not in parts:
-                bench.play_ours(part, engine)
+                bench.play_ours(part, "engine")
     if "noop" in parts:
-        for fleet in FLEETS:
+        for fleet in FLEETS[:: 2 if bench.quick else 1]:
             bench.play_ours("noop", "", clients=fleet, cohort=fleet)
         bench.play_peers("noop")
 
@@ -221,10 +188,12 @@ def figures(bench: Bench) -> tuple[dict[str, float | None], dict[str, str]]:
     small, big = (rate(f"noop fedlite {fleet} {fleet}") for fleet in (FLEETS[0], FLEETS[-1]))
     values["noop_vs_flower"] = _ratio(small, rate("noop flower"))
     values["noop_flatness"] = _ratio(big, small)
-    for letter in "ab":
-        plain = _ours(bench, f"w1{letter}")
-        coded = rate(f"w1{letter} fedlite engine+pipeline") or rate(f"w1{letter} fedlite grid+pipeline")
-        values[f"pipeline_{letter}"] = _ratio(plain, coded)
+    for part in ("w1a", "w1b"):
+        plain = values[f"{part}_program_clients_s"] = rate(f"{part} fedlite plain")
+        values[f"pipeline_{part[-1]}"] = _ratio(plain, rate(f"{part} fedlite pipeline"))
+        values[f"pipeline_{part[-1]}_engine"] = _ratio(
+            rate(f"{part} fedlite engine"), rate(f"{part} fedlite engine+pipeline")
+        )
     everybody = [_best(bench, "large", framework=kind) for kind in (True, False)]
     values["large_vs_best_peer"] = _ratio(_ours(bench, "large"), max(filter(None, everybody), default=None))
     values["ray_speedup"] = None
@@ -273,10 +242,11 @@ def main() -> None:
         "--quick", action="store_true", help="fewer and shorter rounds, one variant of each peer"
     )
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
-    parser.add_argument("--peers", default=",".join(PEERS), help=f"some of {','.join(PEERS)}, or none")
+    parser.add_argument("--peers", help=f"some of {','.join(PEERS)}, or none; --quick leaves out jax")
     parser.add_argument("--seed", type=int, default=0, help="who takes part, and in which order they train")
     args = parser.parse_args()
-    parts, peers = args.only.split(","), [each for each in args.peers.split(",") if each != "none"]
+    everybody = args.peers or ",".join(name for name in PEERS if not (args.quick and name == "jax"))
+    parts, peers = args.only.split(","), [each for each in everybody.split(",") if each != "none"]
     if odd := (set(parts) - set(PARTS)) | (set(peers) - set(PEERS)):
         parser.error(f"unknown: {', '.join(sorted(odd))}")
     cores = sorted(os.sched_getaffinity(0))[:CORES]
@@ -289,7 +259,7 @@ def main() -> None:
         print(f"  {name:<22} " + (f"{value:.4g}" if value is not None else f"null: {reasons[name]}"))
     work = {part: asdict(bench.workload(part)) for part in parts if part != "pipeline"}
     used = setting(
-        seed=args.seed, quick=args.quick, cores=cores, load=os.getloadavg()[0], engine=has_engine(),
+        seed=args.seed, quick=args.quick, cores=cores, load=os.getloadavg()[0], engine=engine_missing() or "compiled",
         processor=platform.processor() or platform.machine(), pins=PINS, workloads=work,
     )  # fmt: skip
     print(json.dumps(values | {"reasons": reasons, "rows": bench.rows, "settings": used}), flush=True)

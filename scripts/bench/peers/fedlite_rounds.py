@@ -125,9 +125,9 @@ def noop(work: Workload) -> list[float]:
 
     def play(cohort: np.ndarray) -> None:
         content = RecordDict()
-        messages = [Message(content, dst_node_id=int(index) + 2, message_type="query") for index in cohort]
+        messages = (Message(content, dst_node_id=int(index) + 2, message_type="query") for index in cohort)
         replies = list(grid.send_and_receive(messages))
-        if len(replies) != len(messages) or any(reply.has_error() for reply in replies):
+        if len(replies) != len(cohort) or any(reply.has_error() for reply in replies):
             raise SystemExit("a reply is missing or an error")
 
     return time_rounds(work, play)

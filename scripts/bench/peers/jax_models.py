@@ -11,15 +11,15 @@ def initial(work) -> dict:
         torch = {name: raw[name] for name in raw.files}
     if work.model == "mlp":
         layers = {
-            "hidden": (torch["1.weight"].T, torch["1.bias"]),
-            "output": (torch["3.weight"].T, torch["3.bias"]),
+            "hidden": (torch["hidden.0.weight"].T, torch["hidden.0.bias"]),
+            "output": (torch["output.weight"].T, torch["output.bias"]),
         }
     else:
-        output = torch["7.weight"].reshape(10, 32, 7, 7).transpose(2, 3, 1, 0).reshape(1568, 10)
+        output = torch["output.weight"].reshape(10, 32, 7, 7).transpose(2, 3, 1, 0).reshape(1568, 10)
         layers = {
-            "first": (torch["0.weight"].transpose(2, 3, 1, 0), torch["0.bias"]),
-            "second": (torch["3.weight"].transpose(2, 3, 1, 0), torch["3.bias"]),
-            "output": (output, torch["7.bias"]),
+            "first": (torch["features.0.weight"].transpose(2, 3, 1, 0), torch["features.0.bias"]),
+            "second": (torch["features.3.weight"].transpose(2, 3, 1, 0), torch["features.3.bias"]),
+            "output": (output, torch["output.bias"]),
         }
     return jax.tree_util.tree_map(jnp.asarray, layers)
 

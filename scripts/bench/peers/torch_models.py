@@ -9,26 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from workload import Workload
 
+_OPTIONS = {"mobilenet_v2": {"input_shape": (3, 32, 32), "num_classes": 10, "width": 0.35, "stem_stride": 1}}
+
 
 def make(name: str) -> nn.Module:
-    """A model with the same initial weights wherever it is made."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        if name == "mlp":
-            return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
-        if name == "cnn":
-            return nn.Sequential(
-                nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-                nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-                nn.Flatten(), nn.Linear(32 * 7 * 7, 10),
-            )  # fmt: skip
+    """A model of fedlite's with its initial weights, which are the same wherever it is made."""
     root = str(Path(__file__).resolve().parents[3])
     if root not in sys.path:
         sys.path.append(root)
     from fedlite.models import build
 
-    options = {"input_shape": (3, 32, 32), "num_classes": 10, "width": 0.35, "stem_stride": 1}
-    return build("mobilenet_v2", **options)
+    return build(name, **_OPTIONS.get(name, {}))
 
 
 def client_tensors(work: Workload, index: int) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ import numpy as np
 class Workload:
     """`data` is a folder with x.npy (clients, samples, *shape), y.npy and test_x.npy, test_y.npy."""
 
-    model: str  # mlp, cnn, mobilenet_v2, or none: clients that only answer
+    model: str  # mlp, pooled_cnn, mobilenet_v2, or none: clients that only answer
     data: str
     clients: int
     cohort: int

@@ -1,0 +1,41 @@
+"""fedlite as people run it: whole rounds of `python -m simulations`, link codec, ledger and results folder included.
+
+`plain` sends float32 both ways without loss; `pipeline` is pruned to half, int8-aware and coded as int8. The first
+rounds (before the pruning, and while caches fill) do not count.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from workload import read, report
+
+ROOT = Path(__file__).resolve().parents[3]
+FIRST = 3  # rounds that do not count
+PLAIN = "--bits 32 --sparsity 0 --uplink-codec float32 --downlink-codec float32"
+PIPELINE = "--bits 8 --sparsity 0.5 --prune-round 1 --uplink-codec int8 --downlink-codec int8"
+
+
+def main() -> None:
+    work = read()
+    rounds = FIRST + work.rounds
+    with tempfile.TemporaryDirectory() as folder:
+        flags = (
+            f"--dataset fashion_mnist --partition iid --model {work.model} --clients {work.clients} "
+            f"--cohort {work.cohort} --epochs {work.epochs} --batch-size {work.batch_size} "
+            f"--learning-rate {work.learning_rate} --workers {work.threads} --seed {work.seed} "
+            f"--rounds {rounds} --evaluate-every {rounds} {PIPELINE if work.variant == 'pipeline' else PLAIN}"
+        )
+        command = [sys.executable, "-m", "simulations", *flags.split(), "--run-dir", folder]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"Error: {done.stderr.strip().splitlines()[-1]}")
+        rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    seconds = [sum(row["seconds"].values()) - row["seconds"]["evaluate"] for row in rows[FIRST:]]
+    report(work, seconds, rows[-1].get("accuracy"), bytes_up=rows[-1].get("bytes_up"))
+
+
+if __name__ == "__main__":
+    main()
