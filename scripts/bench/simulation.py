@@ -96,7 +96,7 @@ class Bench:
     def run(self, row: str, python: list[str], work: Workload) -> None:
         """One process to its end; its last line, or why there is none, is the row."""
         began = time.monotonic()
-        self.rows[row] = figures_of(python, work, 60 if self.quick else 300)
+        self.rows[row] = figures_of(python, work, 100 if self.quick else 300)
         self.rows[row]["wall_seconds"] = round(time.monotonic() - began, 1)
         print(_line(row, self.rows[row]), file=sys.stderr, flush=True)
 
