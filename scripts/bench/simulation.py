@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -249,6 +250,7 @@ def main() -> None:
     parts, peers = args.only.split(","), [each for each in everybody.split(",") if each != "none"]
     if odd := (set(parts) - set(PARTS)) | (set(peers) - set(PEERS)):
         parser.error(f"unknown: {', '.join(sorted(odd))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the adapter that runs ends with this
     cores = sorted(os.sched_getaffinity(0))[:CORES]
     os.sched_setaffinity(0, cores)  # everything started from here on inherits it
     bench = Bench(args.seed, args.quick, peers, {})
