@@ -114,3 +114,31 @@ def error_reply(request: Metadata, code: int, reason: str) -> Message:
         ),
         error=Error(code, reason),
     )
+
+
+class RunGrid(Grid):
+    """What Flower asks of every grid and does not depend on how messages travel."""
+
+    def __init__(self, run_id: int) -> None:
+        self.set_run(empty_run(run_id))
+
+    def set_run(self, run: Run) -> None:
+        """Messages made in this process from now on belong to this run."""
+        self._run = run
+        as_task(run.run_id)
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a node; `ttl` in seconds [12 hours]."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)

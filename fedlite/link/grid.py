@@ -4,38 +4,17 @@ import os
 import time
 from collections.abc import Iterable
 
-from fedlite.flower import SERVER_NODE_ID, Grid, Message, RecordDict, Run, as_task, empty_run, readdress
+from fedlite.flower import SERVER_NODE_ID, Message, RunGrid, readdress
 from fedlite.link.packing import pack
 from fedlite.link.server import LinkServer
 
 
-class LinkGrid(Grid):
+class LinkGrid(RunGrid):
     """The Grid of one run over a started or not yet started LinkServer."""
 
     def __init__(self, server: LinkServer, run_id: int) -> None:
+        super().__init__(run_id)
         self._server = server
-        self.set_run(empty_run(run_id))
-
-    def set_run(self, run: Run) -> None:
-        """Messages made in this process from now on belong to this run."""
-        self._run = run
-        as_task(run.run_id)
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a node; `ttl` in seconds [12 hours]."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
         """The nodes connected now, in ascending order, so that a seeded sample does not depend on arrival."""

@@ -15,12 +15,9 @@ from fedlite.flower import (
     SERVER_NODE_ID,
     ClientApp,
     Context,
-    Grid,
     Message,
     RecordDict,
-    Run,
-    as_task,
-    empty_run,
+    RunGrid,
     error_reply,
     readdress,
 )
@@ -32,7 +29,7 @@ Many = Callable[[Sequence[tuple[Message, Context]]], Sequence[Message | Exceptio
 NodeConfig = Mapping[str, bool | float | int | str]
 
 
-class VirtualGrid(Grid):
+class VirtualGrid(RunGrid):
     """`num_nodes` clients with ids 2 … num_nodes + 1, each with its own context; `workers` ≥ 1 run at a time.
 
     An app with a method `answer_many` gets up to COHORT requests at a time and returns a reply, or an exception,
@@ -62,8 +59,7 @@ class VirtualGrid(Grid):
         self._futures: dict[str, Future[Message]] = {}
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
         self._count = 0
-        self._run = empty_run(run_id)
-        as_task(run_id)
+        super().__init__(run_id)
 
     def __enter__(self) -> "VirtualGrid":
         return self
@@ -76,27 +72,6 @@ class VirtualGrid(Grid):
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._requests.clear()
-
-    def set_run(self, run: Run) -> None:
-        """Flower's: the run whose messages these are."""
-        self._run = run
-        as_task(run.run_id)
-
-    @property
-    def run(self) -> Run:
-        """Flower's."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Flower's."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """All nodes: a virtual node is always there."""
