@@ -89,9 +89,9 @@ def run_sweep(todo: Sequence[Point], *, jobs: int, stop: Event, tell: Callable[[
             elif not stop.is_set():
                 finished += 1
                 left = (time.monotonic() - began) / finished * (len(waiting) + len(running)) / 60
-                tell(
-                    f"{point.name}: accuracy {_final(point, 'accuracy') or 0:.4f}; about {left:.0f} min left"
-                )
+                accuracy = _final(point, "accuracy")
+                shown = "not tested" if accuracy is None else f"accuracy {accuracy:.4f}"
+                tell(f"{point.name}: {shown}; about {left:.0f} min left")
         stop.wait(0.2)
     if failed:
         raise FedliteError(f"{len(failed)} simulations failed: {'; '.join(failed)}", remedy="see their logs")
