@@ -16,10 +16,11 @@ from fedlite import models
 from fedlite.compress.prune import magnitude_masks
 from fedlite.compress.quantize import prepare
 from fedlite.errors import DataError, SettingsError, UpdateError
-from fedlite.tensors import digest, subtract
+from fedlite.tensors import apply_masks, digest, subtract
 from fedlite.train import TrainResult, TrainSettings, local_train
 from fedlite.types import Array, Masks, Params
-from fedlite.virtual.kernel import available, build, supports, train_cohort
+from fedlite.virtual.kernel import available, build, supports, train_cohort, train_rows
+from fedlite.virtual.rows import to_row
 
 Client = tuple[NDArray[Any], NDArray[Any]]
 
@@ -108,6 +109,23 @@ def test_it_is_torch_to_rounding(name: str, settings: TrainSettings, pruned: boo
     assert_equal(
         together(model, params, data, settings, masks=masks), one_by_one(model, params, data, settings, masks)
     )
+
+
+@pytest.mark.parametrize("settings", [PLAIN, replace(PLAIN, bits=8)], ids=["32 bits", "8 bits"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rows_are_what_was_learned(name: str, settings: TrainSettings) -> None:
+    """Trained less the pruned start, bit for bit; at 32 bits, activation ranges stand still."""
+    model = models.build(name, **FAMILIES[name])
+    params = models.initial_params(prepare(model), 3)
+    masks, data = magnitude_masks(params, 0.5), cohort(name)
+    rows = train_rows(model, params, data, settings, seeds=range(len(data)), masks=masks)
+    start = apply_masks(params, masks)
+    whole = together(model, params, data, settings, masks=masks)
+    for row, wanted in zip(rows.updates, whole, strict=True):
+        np.testing.assert_array_equal(row, to_row(subtract(wanted.params, start)))
+    assert list(rows.counts) == [each.num_examples for each in whole]
+    assert list(rows.loss) == [each.loss for each in whole]
+    assert list(rows.accuracy) == [each.accuracy for each in whole]
 
 
 @pytest.mark.parametrize(

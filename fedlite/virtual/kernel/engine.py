@@ -1,6 +1,7 @@
 """A cohort's local training in one call: `fedlite.train.local_train` of every client, to rounding."""
 
 import ctypes
+import math
 import os
 import weakref
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from fedlite.train_settings import TrainSettings
 from fedlite.types import Array, Masks, Params, is_statistic
 from fedlite.virtual.kernel.build import library
 from fedlite.virtual.kernel.layers import ALIGNMENT, Block, Layer, Program, blocks, program
+from fedlite.virtual.rows import Trained, from_row, spans, to_row, width
 
 Client = tuple[NDArray[Any], NDArray[Any]]
 
@@ -34,15 +36,20 @@ class _Settings(ctypes.Structure):
     )
 
 
+class _Slot(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("start", "size", "to", "channels", "places"))
+
+
 class _Job(ctypes.Structure):
     """As in src/job.hpp."""
 
     _fields_ = (
         ("layers", ctypes.POINTER(Layer)),
         ("num_layers", ctypes.c_int64),
+        ("slots", ctypes.POINTER(_Slot)),
+        ("num_slots", ctypes.c_int64),
         ("settings", _Settings),
-        ("num_clients", ctypes.c_int64),
-        ("stride", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("num_clients", "stride", "size", "relative")),
         *((name, ctypes.c_void_p) for name in _POINTERS),
         ("threads", ctypes.c_int64),
     )
@@ -88,17 +95,60 @@ def train_cohort(
     weights are held at once: split a cohort that is too large for that. Raises as `local_train`, and
     SettingsError where `supports` or `available` say so.
     """
+    start = np.tile(to_row(params), (len(data), 1))  # what training leaves alone stays as it is
+    done = _train(model, params, data, settings, seeds, masks, threads, start, relative=False)
+    return [
+        TrainResult(from_row(row, params), float(loss), float(accuracy), int(count))
+        for row, loss, accuracy, count in zip(
+            done.updates, done.loss, done.accuracy, done.counts, strict=True
+        )
+    ]
+
+
+def train_rows(
+    model: nn.Module,
+    params: Params,
+    data: Sequence[Client],
+    settings: TrainSettings,
+    *,
+    seeds: Sequence[int],
+    masks: Masks | None = None,
+    threads: int | None = None,
+) -> Trained:
+    """As `train_cohort`, with the updates as rows: what was learned, less the pruned `params`."""
+    rows: Array = np.empty((len(data), width(params)), np.float32)
+    covered = {name for name in params if settings.bits == 8 or not is_statistic(name)}
+    for name, span in spans(params):
+        if name not in covered:
+            rows[:, span] = 0
+    return _train(model, params, data, settings, seeds, masks, threads, rows, relative=True)
+
+
+def _train(
+    model: nn.Module,
+    params: Params,
+    data: Sequence[Client],
+    settings: TrainSettings,
+    seeds: Sequence[int],
+    masks: Masks | None,
+    threads: int | None,
+    rows: Array,
+    *,
+    relative: bool,
+) -> Trained:
+    """Train into `rows`."""
     if reason := supports(model, settings):
         raise SettingsError(f"the compiled kernel cannot train this: {reason}", remedy="train with torch")
     if len(data) != len(seeds):
         raise SettingsError(f"{len(data)} clients and {len(seeds)} seeds; as many of both wanted")
+    loss, hits = np.empty(len(data)), np.empty(len(data), np.int64)
     if not data:
-        return []
+        return Trained(rows, loss, loss, hits)
     plan = _plan(model, params, data[0][0].shape[1:], settings.bits)
     clients = [_checked(x, y, data[0][0].shape[1:], plan.classes) for x, y in data]
     counts = np.array([len(y) for _, y in clients], np.int64)
     orders = [_order(len(y), settings, seed) for (_, y), seed in zip(clients, seeds, strict=True)]
-    trained, loss, hits = _floats(len(data), plan.stride), np.empty(len(data)), np.empty(len(data), np.int64)
+    slots = _slots(plan, params)
     arrays = {
         "start": _row(plan, apply_masks(params, masks or {})),
         "live": _row(plan, _live(params, masks)) if masks else None,
@@ -106,25 +156,26 @@ def train_cohort(
         "y": _addresses([y for _, y in clients]),
         "order": _addresses(orders),
         "count": counts,
-        "trained": trained,
+        "trained": rows,
         "loss": loss,
         "hits": hits,
     }
     job = _Job(
         layers=plan.layers,
         num_layers=len(plan.layers),
+        slots=slots,
+        num_slots=len(slots),
         settings=_settings(settings, int(counts.max())),
         num_clients=len(data),
         stride=plan.stride,
+        size=rows.shape[1],
+        relative=relative,
         threads=threads or _cores(),
         **{name: array if array is None else _address(array) for name, array in arrays.items()},
     )
     if library().fedlite_train(ctypes.byref(job)):
         raise SettingsError("memory ran out in the compiled kernel", remedy="train smaller batches")
-    return [
-        TrainResult(_named(plan, params, row), float(mean), int(right) / int(count), int(count))
-        for row, mean, right, count in zip(trained, loss, hits, counts, strict=True)
-    ]
+    return Trained(rows, loss, hits / counts, counts)
 
 
 def _cores() -> int:
@@ -196,10 +247,20 @@ def _row(plan: Program, values: Params) -> Array:
     return row
 
 
-def _named(plan: Program, params: Params, row: Array) -> dict[str, Array]:
-    """A client's tensors in the order of `params`; a statistic the program does not measure is copied."""
-    found = {slot.name: row[slot.start : slot.stop].reshape(slot.shape) for slot in plan.slots}
-    return {name: found[name] if name in found else value.copy() for name, value in params.items()}
+def _slots(plan: Program, params: Params) -> "ctypes.Array[_Slot]":
+    """Where each of the program's tensors goes in a row."""
+    to = {name: span.start for name, span in spans(params)}
+    slots = [
+        _Slot(
+            slot.start,
+            slot.stop - slot.start,
+            to[slot.name],
+            slot.shape[1] if len(slot.shape) == 4 else 1,
+            math.prod(slot.shape[2:]) if len(slot.shape) == 4 else 1,
+        )
+        for slot in plan.slots
+    ]
+    return (_Slot * len(slots))(*slots)
 
 
 def _floats(rows: int, columns: int) -> Array:

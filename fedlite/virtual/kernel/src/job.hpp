@@ -18,20 +18,29 @@ struct Settings {
     float learning_rate, momentum, weight_decay, proximal_mu, clip_norm;
 };
 
-// Weights of convolutions are (outputs, kernel, kernel, channels) in `start` and `live`, and as in torch,
-// (outputs, channels, kernel, kernel), in what is given back.
+// Where a tensor of a client's row of parameters goes in the row that is given back. Convolutions' kernels are
+// (outputs, places, channels) in here and, as in torch, (outputs, channels, places) out there.
+struct Slot {
+    int64_t from, size, to;
+    int64_t channels, places;
+};
+
 struct Job {
     const Layer* layers;
     int64_t num_layers;
+    const Slot* slots;
+    int64_t num_slots;
     Settings settings;
-    int64_t num_clients, stride;    // floats from one client's parameters to the next; LANES more than are used
+    int64_t num_clients;
+    int64_t stride, size;           // floats of a client's parameters in here, LANES more than are used; out there
+    int64_t relative;               // whether what is given back is trained − start
     const float* start;             // (stride): the round's parameters, pruned
     const float* live;              // (stride): 0 or 1, or null
     const float* const* x;          // each (count, channels, height, width)
     const int64_t* const* y;        // each (count)
     const int64_t* const* order;    // each (epochs · count): examples as they are taken
     const int64_t* count;
-    float* trained;                 // (num_clients, stride)
+    float* trained;                 // (num_clients, size); what no slot covers is left as it is
     double* loss;                   // mean over the last epoch
     int64_t* hits;                  // of the last epoch
     int64_t threads;

@@ -71,11 +71,12 @@ public:
         labels_.resize(batch);
         gradient_.resize(batch * widest + LANES);
         next_.resize(gradient_.size());
+        row_.resize(of.stride);
         if (rounds) rounded_.resize(of.stride);
     }
 
     void train(long client) {
-        weights_ = job_.trained + client * job_.stride;
+        weights_ = row_.data();
         std::copy_n(job_.start, job_.stride, weights_);
         used_ = rounded_.empty() ? weights_ : rounded_.data();
         descent_.begin(weights_);
@@ -93,7 +94,7 @@ public:
             job_.loss[client] = loss / count;
             job_.hits[client] = hits;
         }
-        give_back();
+        give_back(job_.trained + client * job_.size);
     }
 
 private:
@@ -101,7 +102,7 @@ private:
     Descent descent_;
     std::vector<Stage> stages_;
     std::vector<std::pair<long, long>> spans_;
-    Floats input_, gradient_, next_, rounded_;
+    Floats input_, gradient_, next_, row_, rounded_;
     std::vector<int64_t> labels_;
     float* weights_ = nullptr;
     const float* used_ = nullptr;  // the weights, or what they round to
@@ -245,18 +246,22 @@ private:
         descent_.learn(layer.bias, total.data(), outputs);
     }
 
-    // Kernels in torch's order again.
-    void give_back() {
-        for (const Stage& stage : stages_) {
-            const Layer& layer = stage.layer;
-            if (layer.kind != CONVOLUTION || layer.channels == 1) continue;
-            const long length = stage.of_kernel();
-            Floats kernel(length);
-            for (long o = 0; o < layer.outputs; ++o) {
-                float* at = weights_ + layer.weight + o * length;
-                channels_first(at, layer.channels, layer.kernel * layer.kernel, kernel.data());
-                std::copy(kernel.begin(), kernel.end(), at);
+    void give_back(float* out) const {
+        for (long i = 0; i < job_.num_slots; ++i) {
+            const Slot& slot = job_.slots[i];
+            const float *w = weights_ + slot.from, *start = job_.start + slot.from;
+            float* to = out + slot.to;
+            if (slot.channels == 1 || slot.places == 1) {
+                for (long j = 0; j < slot.size; ++j) to[j] = job_.relative ? w[j] - start[j] : w[j];
+                continue;
             }
+            const long length = slot.channels * slot.places;
+            for (long o = 0; o < slot.size; o += length)
+                for (long c = 0; c < slot.channels; ++c)
+                    for (long place = 0; place < slot.places; ++place) {
+                        const long at = o + place * slot.channels + c;
+                        to[o + c * slot.places + place] = job_.relative ? w[at] - start[at] : w[at];
+                    }
         }
     }
 };
