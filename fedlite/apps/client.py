@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.apps.device import Device, Drawn, Held, Limits, Pending
-from fedlite.apps.model import module_of, shapes_of
 from fedlite.apps.offer import (
     NOTHING_HELD,
     Manifest,
@@ -23,6 +22,7 @@ from fedlite.compress.codec import codec_by_name, encode_with_feedback
 from fedlite.downlink import Version, receive
 from fedlite.errors import CodecError, DataError, ReplayError, SettingsError
 from fedlite.flower import ClientApp, Context, Message, RecordDict
+from fedlite.modules import module_of, shapes_of
 from fedlite.seeds import derive, generator
 from fedlite.tensors import add, check_finite, subtract, zeros_like
 from fedlite.types import Update, is_statistic

@@ -8,10 +8,10 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from fedlite.apps.client import DeviceOf, Task, answer, finish, prepare, run_task
-from fedlite.apps.model import module_of
 from fedlite.apps.offer import read_offer
 from fedlite.errors import FedliteError
 from fedlite.flower import ClientApp, Context, Message, RecordDict
+from fedlite.modules import module_of
 
 _log = logging.getLogger("fedlite.simulation")
 

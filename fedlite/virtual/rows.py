@@ -3,8 +3,8 @@
 A row is the model's tensors, each flattened row-major, one after another in the model's own order.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,31 @@ class Trained:
     """A block of clients after local training, in the order they were given.
 
     `updates` is (clients, floats of a row), local minus global; `loss` and `accuracy` are as `TrainResult`'s,
-    `counts` the samples of each.
+    `counts` the samples of each. `failed` says why, by place in the block; such a client's row means nothing.
     """
 
     updates: Array
     loss: NDArray[np.float64]
     accuracy: NDArray[np.float64]
     counts: NDArray[np.int64]
+    failed: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def blank(cls, clients: int, width: int) -> "Trained":
+        """Room for `clients` rows, all zeros."""
+        rows: Array = np.zeros((clients, width), np.float32)
+        return cls(rows, np.zeros(clients), np.zeros(clients), np.zeros(clients, np.int64))
+
+    def put(self, places: Sequence[int], done: "Trained") -> None:
+        """Set the clients at these places to those of `done`, in order."""
+        for mine, theirs in (
+            (self.updates, done.updates),
+            (self.loss, done.loss),
+            (self.accuracy, done.accuracy),
+            (self.counts, done.counts),
+        ):
+            mine[list(places)] = theirs
+        self.failed.update({places[place]: why for place, why in done.failed.items()})
 
 
 def spans(like: Params) -> Iterator[tuple[str, slice]]:

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlite.apps.model import choose, initial, module_of, open_test
+from fedlite.apps.model import choose, initial, open_test
 from fedlite.apps.settings import JobSettings
+from fedlite.modules import module_of
 from fedlite.seeds import derive
 from fedlite.train import TrainSettings, local_train
 from fedlite.types import Params
