@@ -37,13 +37,18 @@ def layout_of(like: Params, masks: Masks) -> Layout:
     """The layout of this model under these masks. Raises SettingsError for a mask that does not fit."""
     check_masks(like, masks)
     learned = [(value.shape, masks.get(name)) for name, value in like.items() if not is_statistic(name)]
-    channels = [_live(shape, mask, _channels(shape)) for shape, mask in learned]
+    channels = [_live(shape, mask, channels_of(shape)) for shape, mask in learned]
     none = np.zeros(0, np.int64)
     tensors = np.array([live.sum() for live in channels if live.size], np.int64)
     statistics = sum(value.size for name, value in like.items() if is_statistic(name))
     return Layout(
         np.concatenate([none, *channels]), tensors, int(tensors.sum()), statistics, _binding(like, masks)
     )
+
+
+def channels_of(shape: tuple[int, ...]) -> int:
+    """How many runs of a tensor have a scale of their own: its first axis where that pays, otherwise one."""
+    return shape[0] if len(shape) >= 2 and math.prod(shape) >= MIN_ROW * shape[0] > 0 else 1
 
 
 def check_masks(like: Params, masks: Masks) -> None:
@@ -81,11 +86,6 @@ def scatter(weights: Array, statistics: Array, like: Params, masks: Masks) -> di
         else:
             tensors[name] = values.reshape(model.shape)
     return tensors
-
-
-def _channels(shape: tuple[int, ...]) -> int:
-    """How many runs of a tensor have a scale of their own: its first axis where that pays, otherwise one."""
-    return shape[0] if len(shape) >= 2 and math.prod(shape) >= MIN_ROW * shape[0] > 0 else 1
 
 
 def _live(shape: tuple[int, ...], mask: NDArray[np.bool_] | None, channels: int) -> NDArray[np.int64]:

@@ -45,12 +45,13 @@ def _attempt() -> ctypes.CDLL | str:
 
 
 def compiled(sources: Path, folder: Path) -> Path:
-    """The library of `sources`/train.cpp, in a file named by the hash of all it depends on.
+    """The library of all `sources`/*.cpp, in a file named by the hash of all it depends on.
 
     Several processes may build it at once. SettingsError without a compiler, or with what the compiler says.
     """
     compiler, native, target = _compiler()
-    state = hashlib.sha256(" ".join([*FLAGS, *native]).encode() + target)
+    units = sorted(sources.glob("*.cpp"))
+    state = hashlib.sha256(" ".join([*FLAGS, *native, *(unit.name for unit in units)]).encode() + target)
     for source in sorted(sources.iterdir()):
         state.update(source.name.encode() + b"\0" + source.read_bytes())
     library = folder / f"{state.hexdigest()[:32]}.so"
@@ -58,7 +59,7 @@ def compiled(sources: Path, folder: Path) -> Path:
         handle, name = tempfile.mkstemp(suffix=".tmp", dir=folder)
         os.close(handle)
         try:
-            _run([compiler, *FLAGS, *native, str(sources / "train.cpp"), "-o", name])
+            _run([compiler, *FLAGS, *native, *map(str, units), "-o", name])
             os.replace(name, library)
         finally:
             Path(name).unlink(missing_ok=True)

@@ -1,0 +1,184 @@
+"""A block of clients' updates through a codec: what `encode_with_feedback` and `decode` give each of them.
+
+The bits do not depend on the block. What is not int8 by the compiled coder goes client by client.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from fedlite.compress.codec import OVERHEAD, Codec, Compressor, encode_with_feedback
+from fedlite.compress.int8 import Int8
+from fedlite.compress.layout import layout_of
+from fedlite.compress.zstd import Zstd
+from fedlite.errors import UpdateError
+from fedlite.seeds import generator
+from fedlite.types import Array, Masks, Params, Update, is_statistic
+from fedlite.virtual.kernel.build import available
+from fedlite.virtual.kernel.int8 import bodies_of, pieces_of
+from fedlite.virtual.kernel.reduce import largest_rows
+
+Bodies = list[bytes | bytearray | memoryview]
+
+AT_ONCE = 4 << 20  # bytes of bodies held at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """What coding gives a block of B clients.
+
+    `sizes` (B): bytes of each payload. `decoded` (B, size): what the server reads in it. `residual` (B, size):
+    what each client owes afterwards; None for a lossless codec. `finite` (B): False where a value is NaN or
+    infinite, which `encode` refuses: size and decoded are then 0, and what was owed is still owed.
+    """
+
+    sizes: NDArray[np.int64]
+    decoded: Array
+    residual: Array | None
+    finite: NDArray[np.bool_]
+
+
+def code_rows(
+    codec: Codec,
+    rows: Array,
+    owed: Array | None,
+    *,
+    like: Params,
+    masks: Masks,
+    seeds: Sequence[int],
+    threads: int = 1,
+) -> Coded:
+    """`encode_with_feedback` and `decode` of each row; both (B, size), tensors in the order of `like`.
+
+    `rows` and `owed` are used up: the result lies in their memory. Without `owed` nobody owes anything; a row of
+    zeros in it is a client that owes nothing. `seeds` are the clients' own, for a codec that draws.
+    Raises SettingsError for masks that do not fit the model.
+    """
+    if codec.lossless:
+        return _lossless(codec, rows, owed, like, masks, threads)
+    serializer = codec.serializer
+    if type(serializer) is Int8 and not (codec.filters or serializer.stochastic) and available() is None:
+        return _int8(codec, serializer, rows, owed, like, masks, threads)
+    return _one_by_one(codec, rows, owed, like, masks, seeds)
+
+
+def _int8(
+    codec: Codec, serializer: Int8, rows: Array, owed: Array | None, like: Params, masks: Masks, threads: int
+) -> Coded:
+    pieces = pieces_of(like, masks, per_channel=serializer.per_channel)
+    residual = np.empty_like(rows) if owed is None else owed
+    finite = np.empty(len(rows), np.uint8)
+    most = max(threads, AT_ONCE // (pieces.body + 1))
+    sizes = [
+        _compressed(codec.compressors, [memoryview(body) for body in bodies], threads)
+        for bodies in bodies_of(pieces, rows, owed, residual, finite, most=most, threads=threads)
+    ]
+    return _coded(sizes, rows, residual, finite > 0)
+
+
+def _lossless(
+    codec: Codec, rows: Array, owed: Array | None, like: Params, masks: Masks, threads: int
+) -> Coded:
+    """Only the sizes are computed, and only if they differ."""
+    layout, order = layout_of(like, masks), _order(like, masks)
+    if owed is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows += owed
+    finite = np.isfinite(largest_rows(rows, threads)) if rows.size else np.ones(len(rows), np.bool_)
+    rows[~finite] = 0
+    if layout.weights + layout.statistics < rows.shape[1]:
+        pruned = np.ones(rows.shape[1], np.bool_)
+        pruned[order] = False
+        rows[:, pruned] = 0
+    if not codec.compressors:
+        sizes = np.full(len(rows), codec.serializer.size(layout), np.int64)
+        return _coded([sizes], rows, None, finite)
+    most = max(threads, AT_ONCE // (codec.serializer.size(layout) + 1))
+    split = layout.weights
+    blocks: list[Bodies] = [
+        [
+            codec.serializer.dump(row[order[:split]], row[order[split:]], layout, None)
+            for row in rows[begin : begin + most]
+        ]
+        for begin in range(0, len(rows), most)
+    ]
+    return _coded([_compressed(codec.compressors, block, threads) for block in blocks], rows, None, finite)
+
+
+def _one_by_one(
+    codec: Codec, rows: Array, owed: Array | None, like: Params, masks: Masks, seeds: Sequence[int]
+) -> Coded:
+    residual = np.zeros_like(rows) if owed is None else owed
+    finite, sizes = np.ones(len(rows), np.bool_), np.zeros(len(rows), np.int64)
+    for b, seed in enumerate(seeds):
+        before = None if owed is None else _named(owed[b], like)
+        chance = generator(seed, "codec")
+        try:
+            payload, rest = encode_with_feedback(
+                codec, _named(rows[b], like), before, masks=masks, generator=chance
+            )
+        except UpdateError:
+            rows[b], finite[b] = 0, False
+            continue
+        sizes[b] = len(payload) - OVERHEAD
+        _put(codec.decode(payload, like, masks=masks), rows[b])
+        _put(rest, residual[b])
+    return _coded([sizes], rows, residual, finite)
+
+
+def _coded(
+    bodies: list[NDArray[np.int64]], rows: Array, residual: Array | None, finite: NDArray[np.bool_]
+) -> Coded:
+    sizes = np.concatenate([np.zeros(0, np.int64), *bodies])
+    return Coded(np.where(finite, sizes + OVERHEAD, 0), rows, residual, finite)
+
+
+def _compressed(compressors: Sequence[Compressor], bodies: Bodies, threads: int) -> NDArray[np.int64]:
+    """How long each body is after the compressors."""
+    if len(compressors) == 1 and type(compressors[0]) is Zstd and len(bodies[0]) > 0:
+        return _zstd_sizes(compressors[0], bodies, threads)
+    return np.array([len(_all(compressors, bytes(body))) for body in bodies], np.int64)
+
+
+def _all(compressors: Sequence[Compressor], body: bytes) -> bytes:
+    for compressor in compressors:
+        body = compressor.compress(body)
+    return body
+
+
+def _zstd_sizes(zstd: Zstd, bodies: Bodies, threads: int) -> NDArray[np.int64]:
+    """The frames `zstd.compress` writes, by threads where the library was built with them."""
+    compressor = zstandard.ZstdCompressor(zstd.level, write_checksum=False)
+    if not hasattr(compressor, "multi_compress_to_buffer"):
+        return np.array([len(compressor.compress(body)) for body in bodies], np.int64)
+    frames = compressor.multi_compress_to_buffer(bodies, threads)
+    return np.array([len(frames[i]) for i in range(len(frames))], np.int64)
+
+
+def _order(like: Params, masks: Masks) -> NDArray[np.int64]:
+    """Where a row holds what travels: live weights, then statistics."""
+    found: tuple[list[NDArray[np.int64]], ...] = ([np.zeros(0, np.int64)], [])
+    start = 0
+    for name, value in like.items():
+        live = np.flatnonzero(masks[name]) if name in masks else np.arange(value.size)
+        found[is_statistic(name)].append(live + start)
+        start += value.size
+    return np.concatenate([*found[False], *found[True]])
+
+
+def _spans(like: Params) -> Iterator[tuple[str, tuple[int, ...], slice]]:
+    start = 0
+    for name, value in like.items():
+        yield name, value.shape, slice(start, start := start + value.size)
+
+
+def _named(row: Array, like: Params) -> dict[str, Array]:
+    return {name: row[span].reshape(shape) for name, shape, span in _spans(like)}
+
+
+def _put(update: Update, row: Array) -> None:
+    for name, _, span in _spans(update):
+        row[span] = update[name].reshape(-1)
