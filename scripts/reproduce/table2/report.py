@@ -1,0 +1,135 @@
+"""The results: collected from the runs, as a table for people, and as one JSON object."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.reproduce.table2 import run, search, stages
+from scripts.reproduce.table2.cells import CELLS, CLIENTS, COHORT, TARGET, Cell, rate
+
+PAPER = "McMahan et al. 2017 (AISTATS), Table 2: CNN, MNIST, C = 0.1"
+WITHIN = 1.25  # of the paper's rounds, or fewer: what counts as reproduced
+
+Entry = dict[str, Any]
+
+
+def collect(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    """All that the runs in `folder` show so far."""
+    commits: set[str] = set()
+    cells = {name: _entry(folder, cell, seeds, commits) for name, cell in CELLS.items()}
+    return {
+        "paper": PAPER,
+        "cells": cells,
+        **figures(cells),
+        "settings": {
+            "dataset": "mnist",
+            "model": "cnn",
+            "clients": CLIENTS,
+            "cohort": COHORT,
+            "target": TARGET,
+            "optimizer": "sgd, no momentum; one rate for all rounds, from the grid 10^(k/6)",
+            "test": "every round, all images unless more than "
+            f"{100 * run.ENOUGH_ERRORS:g} % are wrong: then those seen until there, in random order",
+        },
+        "seed": seeds[0],
+        "commit": ", ".join(sorted(commits)) or None,
+    }
+
+
+def figures(cells: Mapping[str, Entry]) -> dict[str, float | None]:
+    """The three numbers that say how it went; worst over the wanted cells, null until all of them are measured."""
+    wanted = {name: cells[name]["ratio"] for name, cell in CELLS.items() if cell.wanted and name in cells}
+    worst: dict[str, float | None] = {}
+    for partition in ("iid", "noniid"):
+        ratios = [ratio for name, ratio in wanted.items() if CELLS[name].partition == partition]
+        worst[partition] = max(ratios) if ratios and None not in ratios else None
+    return {
+        "iid_e5_b10_rounds": cells["iid-e5-b10"]["ours"] if "iid-e5-b10" in cells else None,
+        "worst_ratio_iid": worst["iid"],
+        "worst_ratio_noniid": worst["noniid"],
+    }
+
+
+def _entry(folder: Path, cell: Cell, seeds: Sequence[int], commits: set[str]) -> Entry:
+    """One cell. `ours` is null until it is measured; `so_far` then says how far it is."""
+    table = stages.tried(folder, cell, seeds[0])
+    place = search.best(table)
+    shown = place if place is not None else max(table, key=lambda each: table[each].rounds, default=None)
+    states = {}
+    if shown is not None:
+        files = {seed: run.place_of(folder, cell, shown, seed) for seed in seeds}
+        states = {seed: run.load(file, curve_only=True) for seed, file in files.items() if file.exists()}
+        commits.update(state.commit for state in states.values())
+    crossings = {seed: state.crossing for seed, state in states.items() if state.crossing is not None}
+    ours = round(sum(crossings.values()) / len(crossings), 2) if crossings else None
+    return {
+        "partition": cell.partition,
+        "epochs": cell.epochs,
+        "batch_size": cell.batch_size or "inf",
+        "paper": cell.rounds,
+        "ours": ours,
+        "ratio": round(ours / cell.rounds, 3) if ours is not None else None,
+        "learning_rate": rate(shown) if shown is not None else None,
+        "searched": _searched(cell, table),
+        "seeds": [*crossings],
+        "crossings": [round(value, 2) for value in crossings.values()],
+        "unfinished_seeds": {seed: f">{len(s.curve)}" for seed, s in states.items() if s.crossing is None},
+        "so_far": _so_far(table),
+        "rates": {f"{rate(each):g}": _end(table[each]) for each in sorted(table)},
+        "curve": [round(value, 4) for value in states[seeds[0]].curve] if seeds[0] in states else [],
+    }
+
+
+def _searched(cell: Cell, table: search.Table) -> str:
+    """At which resolution of the grid both neighbours of the best rate are known to be worse."""
+    if search.best(table) is None:
+        return "not yet"
+    for step, name in ((stages.FINE, "10^(1/6)"), (stages.COARSE, "10^(1/3)")):
+        if search.next_place(cell, table, step) is None:
+            return name
+    return "not yet"
+
+
+def _so_far(table: search.Table) -> str | None:
+    """How many rounds were done without crossing, where that is all there is."""
+    if search.best(table) is not None:
+        return None
+    return f">{max(found.rounds for found in table.values())}" if table else "not run"
+
+
+def _end(found: search.Tried) -> float | str:
+    if found.crossing is not None:
+        return round(found.crossing, 2)
+    return f"diverged at {found.rounds}" if found.diverged else f">{found.rounds}"
+
+
+def lines(results: Mapping[str, Any]) -> Iterator[str]:
+    """The table, the paper's number and ours side by side."""
+    yield results["paper"]
+    yield (
+        f"rounds to {100 * TARGET:g} % test accuracy; ratio = ours / paper; at most {WITHIN} wanted where marked *"
+    )
+    yield f"{'cell':<18}{'E':>4}{'B':>5}{'paper':>8}{'ours':>9}{'ratio':>8}{'rate':>9}  {'grid':<10}seeds"
+    for name, each in results["cells"].items():
+        ours = f"{each['ours']:.1f}" if each["ours"] is not None else (each["so_far"] or "")
+        ratio = f"{each['ratio']:.2f}" if each["ratio"] is not None else "-"
+        chosen = f"{each['learning_rate']:g}" if each["learning_rate"] is not None else "-"
+        marked = f"{name}{' *' if name in CELLS and CELLS[name].wanted else ''}"
+        yield (
+            f"{marked:<18}{each['epochs']:>4}{each['batch_size']:>5}{each['paper']:>8}{ours:>9}{ratio:>8}"
+            f"{chosen:>9}  {each['searched']:<10}{_seeds(each)}"
+        )
+
+
+def _seeds(each: Entry) -> str:
+    crossed = [f"{seed}: {value:.1f}" for seed, value in zip(each["seeds"], each["crossings"], strict=True)]
+    return ", ".join([*crossed, *(f"{seed}: {done}" for seed, done in each["unfinished_seeds"].items())])
+
+
+def brief(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results without the curves: one line for programs."""
+    cells = {
+        name: {key: value for key, value in each.items() if key != "curve"}
+        for name, each in results["cells"].items()
+    }
+    return {**results, "cells": cells}
