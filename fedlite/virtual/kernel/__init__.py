@@ -2,5 +2,6 @@
 
 from fedlite.virtual.kernel.build import available
 from fedlite.virtual.kernel.engine import supports, train_cohort, train_rows
+from fedlite.virtual.kernel.evaluation import evaluate, supports_evaluation
 
-__all__ = ["available", "supports", "train_cohort", "train_rows"]
+__all__ = ["available", "evaluate", "supports", "supports_evaluation", "train_cohort", "train_rows"]

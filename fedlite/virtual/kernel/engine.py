@@ -2,28 +2,22 @@
 
 import ctypes
 import math
-import os
-import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fedlite.compress import quantize
-from fedlite.errors import DataError, SettingsError
-from fedlite.models.bridge import layout
-from fedlite.tensors import apply_masks, check_like
+from fedlite.errors import SettingsError
+from fedlite.tensors import apply_masks
 from fedlite.train import TrainResult, batches
 from fedlite.train_settings import TrainSettings
 from fedlite.types import Array, Masks, Params, is_statistic
+from fedlite.virtual.kernel import plan as planning
 from fedlite.virtual.kernel.build import library
-from fedlite.virtual.kernel.layers import ALIGNMENT, Block, Layer, Program, blocks, program
+from fedlite.virtual.kernel.layers import Layer, Program
+from fedlite.virtual.kernel.plan import Client
 from fedlite.virtual.rows import Trained, from_row, spans, to_row, width
-
-Client = tuple[NDArray[Any], NDArray[Any]]
 
 _FLOATS = ("learning_rate", "momentum", "weight_decay", "proximal_mu", "clip_norm")
 _POINTERS = ("start", "live", "x", "y", "order", "count", "trained", "loss", "hits")
@@ -55,18 +49,6 @@ class _Job(ctypes.Structure):
     )
 
 
-@dataclass
-class _Known:
-    """What was found out about a model: its chain, or why there is none; programs and layouts by use."""
-
-    chain: tuple[Block, ...] | str
-    programs: dict[tuple[tuple[int, ...], int], Program]
-    layouts: dict[int, Params]
-
-
-_known: "weakref.WeakKeyDictionary[nn.Module, _Known]" = weakref.WeakKeyDictionary()
-
-
 def supports(model: nn.Module, settings: TrainSettings) -> str | None:
     """None when the kernel trains this model so; otherwise the reason, in a few words.
 
@@ -74,8 +56,7 @@ def supports(model: nn.Module, settings: TrainSettings) -> str | None:
     """
     if settings.optimizer != "sgd":
         return f"the optimizer is {settings.optimizer}"
-    chain = _about(model).chain
-    return chain if isinstance(chain, str) else None
+    return planning.reason(model)
 
 
 def train_cohort(
@@ -144,17 +125,17 @@ def _train(
     loss, hits = np.empty(len(data)), np.empty(len(data), np.int64)
     if not data:
         return Trained(rows, loss, loss, hits)
-    plan = _plan(model, params, data[0][0].shape[1:], settings.bits)
-    clients = [_checked(x, y, data[0][0].shape[1:], plan.classes) for x, y in data]
+    plan = planning.plan(model, params, data[0][0].shape[1:], settings.bits)
+    clients = [planning.checked(x, y, data[0][0].shape[1:], plan.classes) for x, y in data]
     counts = np.array([len(y) for _, y in clients], np.int64)
     orders = [_order(len(y), settings, seed) for (_, y), seed in zip(clients, seeds, strict=True)]
     slots = _slots(plan, params)
     arrays = {
-        "start": _row(plan, apply_masks(params, masks or {})),
-        "live": _row(plan, _live(params, masks)) if masks else None,
-        "x": _addresses([x for x, _ in clients]),
-        "y": _addresses([y for _, y in clients]),
-        "order": _addresses(orders),
+        "start": planning.row(plan, apply_masks(params, masks or {})),
+        "live": planning.row(plan, _live(params, masks)) if masks else None,
+        "x": planning.addresses([x for x, _ in clients]),
+        "y": planning.addresses([y for _, y in clients]),
+        "order": planning.addresses(orders),
         "count": counts,
         "trained": rows,
         "loss": loss,
@@ -170,55 +151,12 @@ def _train(
         stride=plan.stride,
         size=rows.shape[1],
         relative=relative,
-        threads=threads or _cores(),
-        **{name: array if array is None else _address(array) for name, array in arrays.items()},
+        threads=threads or planning.cores(),
+        **{name: array if array is None else planning.address(array) for name, array in arrays.items()},
     )
     if library().fedlite_train(ctypes.byref(job)):
         raise SettingsError("memory ran out in the compiled kernel", remedy="train smaller batches")
     return Trained(rows, loss, hits / counts, counts)
-
-
-def _cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _about(model: nn.Module) -> _Known:
-    if model not in _known:
-        try:
-            chain: tuple[Block, ...] | str = blocks(model)
-        except SettingsError as error:
-            chain = str(error.args[0])
-        _known[model] = _Known(chain, {}, {})
-    return _known[model]
-
-
-def _plan(model: nn.Module, params: Params, shape: tuple[int, ...], bits: int) -> Program:
-    """The program for examples of `shape`; UpdateError unless `params` fit the model at `bits`."""
-    known = _about(model)
-    assert not isinstance(known.chain, str)
-    if bits not in known.layouts:
-        known.layouts[bits] = layout(quantize.at(model, bits))
-    learned = {name: value for name, value in params.items() if bits == 8 or not is_statistic(name)}
-    check_like(learned, known.layouts[bits], "params")
-    if (shape, bits) not in known.programs:
-        known.programs[shape, bits] = program(known.chain, shape, bits)
-    return known.programs[shape, bits]
-
-
-def _checked(x: NDArray[Any], y: NDArray[Any], shape: tuple[int, ...], classes: int) -> Client:
-    """The client's data as the kernel reads them. DataError as `local_train`'s."""
-    if len(x) != len(y) or len(y) == 0:
-        raise DataError(
-            f"there are {len(x)} examples and {len(y)} labels; as many of both, at least one, wanted"
-        )
-    if x.shape[1:] != shape or x.dtype != np.float32:
-        raise DataError(f"the cohort's examples are float32 {shape}, these are {x.dtype} {x.shape[1:]}")
-    labels = np.ascontiguousarray(y, np.int64)
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise DataError(f"labels run from {low} to {high}; the model has classes 0 to {classes - 1}")
-    return np.ascontiguousarray(x), labels
 
 
 def _order(count: int, settings: TrainSettings, seed: int) -> NDArray[np.int64]:
@@ -237,16 +175,6 @@ def _live(params: Params, masks: Masks | None) -> Params:
     return apply_masks({name: np.ones_like(value) for name, value in params.items()}, masks or {})
 
 
-def _row(plan: Program, values: Params) -> Array:
-    """The tensors in one row, convolutions' channels last."""
-    row: Array = _floats(1, plan.stride)[0]
-    row[:] = 0
-    for slot in plan.slots:
-        value = values[slot.name]
-        row[slot.start : slot.stop] = (value.transpose(0, 2, 3, 1) if value.ndim == 4 else value).ravel()
-    return row
-
-
 def _slots(plan: Program, params: Params) -> "ctypes.Array[_Slot]":
     """Where each of the program's tensors goes in a row."""
     to = {name: span.start for name, span in spans(params)}
@@ -261,19 +189,3 @@ def _slots(plan: Program, params: Params) -> "ctypes.Array[_Slot]":
         for slot in plan.slots
     ]
     return (_Slot * len(slots))(*slots)
-
-
-def _floats(rows: int, columns: int) -> Array:
-    """Uninitialised rows that begin on cache lines, with one to spare after the last."""
-    block = np.empty(rows * columns + 2 * ALIGNMENT, np.float32)
-    skip = -(_address(block) // 4) % ALIGNMENT
-    used: Array = block[skip : skip + rows * columns]
-    return used.reshape(rows, columns)
-
-
-def _address(array: NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
-def _addresses(arrays: Sequence[NDArray[Any]]) -> NDArray[np.uint64]:
-    return np.array([_address(array) for array in arrays], np.uint64)

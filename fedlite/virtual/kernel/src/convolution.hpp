@@ -145,6 +145,14 @@ struct Convolution {
             std::copy_n(&image_gradient[place_in(y)], row, input_gradient + y * row);
     }
 
+    // The weights' gradients, summed over the examples since `open`.
+    template <class Learn>
+    void close(Learn learn) const {
+        for (long line = 0; line < outputs * kernel; ++line)
+            learn(layer.weight + line * run, &total[line * run_row], run);
+        if (layer.bias >= 0) learn(layer.bias, bias_total.data(), outputs);
+    }
+
 private:
     long place(long y, long x) const { return (y * image_row + x * channels) * layer.stride; }
     long place_in(long y) const { return (y + layer.padding) * image_row + layer.padding * channels; }

@@ -45,3 +45,16 @@ struct Job {
     int64_t* hits;                  // of the last epoch
     int64_t threads;
 };
+
+// The forward pass alone, of one set of parameters, over pieces of `piece` examples.
+struct Test {
+    const Layer* layers;
+    int64_t num_layers, bits, stride;
+    int64_t count, piece;
+    const float* weights;           // (stride)
+    const float* x;
+    const int64_t* y;
+    double* loss;                   // of each piece, summed over its examples
+    int64_t* hits;                  // of each piece
+    int64_t threads;
+};
