@@ -50,11 +50,13 @@ CELLS: dict[str, Cell] = {
         Cell("noniid", 1, 50, 600, -6),
         Cell("iid", 5, 0, 179, -2),
         Cell("iid", 1, 0, 626, -2),
+        Cell("iid", 20, 0, 234, -4),
         Cell("noniid", 20, 10, 173, -8),
         Cell("noniid", 1, 0, 483, -4),
         Cell("noniid", 5, 50, 334, -6),
         Cell("noniid", 5, 0, 1000, -4),
         Cell("noniid", 20, 50, 426, -6),
+        Cell("noniid", 20, 0, 672, -4),
     )
 }
 

@@ -32,7 +32,7 @@ def collect(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
             f"{100 * run.ENOUGH_ERRORS:g} % are wrong: then those seen until there, in random order",
         },
         "seed": seeds[0],
-        "commit": ", ".join(sorted(commits)) or None,
+        "commit": ", ".join(sorted(commits - {""})) or None,
     }
 
 
@@ -61,7 +61,12 @@ def _entry(folder: Path, cell: Cell, seeds: Sequence[int], commits: set[str]) ->
         states = {seed: run.load(file, curve_only=True) for seed, file in files.items() if file.exists()}
         commits.update(state.commit for state in states.values())
     crossings = {seed: state.crossing for seed, state in states.items() if state.crossing is not None}
-    ours = round(sum(crossings.values()) / len(crossings), 2) if crossings else None
+    failed = [
+        seed
+        for seed, state in states.items()
+        if seed not in crossings and len(state.curve) >= stages.limit(cell)
+    ]
+    ours = round(sum(crossings.values()) / len(crossings), 2) if crossings and not failed else None
     return {
         "partition": cell.partition,
         "epochs": cell.epochs,
@@ -74,7 +79,7 @@ def _entry(folder: Path, cell: Cell, seeds: Sequence[int], commits: set[str]) ->
         "seeds": [*crossings],
         "crossings": [round(value, 2) for value in crossings.values()],
         "unfinished_seeds": {seed: f">{len(s.curve)}" for seed, s in states.items() if s.crossing is None},
-        "so_far": _so_far(table),
+        "so_far": f">{stages.limit(cell)} with seed {failed[0]}" if failed else _so_far(table),
         "rates": {f"{rate(each):g}": _end(table[each]) for each in sorted(table)},
         "curve": [round(value, 4) for value in states[seeds[0]].curve] if seeds[0] in states else [],
     }

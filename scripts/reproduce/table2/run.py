@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -161,13 +162,13 @@ def load(file: Path, *, curve_only: bool = False) -> State:
     if not file.exists():
         return State()
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             head = json.loads(str(stored["head"]))
             held = not curve_only and "p0" in stored
             names: Sequence[str] = head["names"] if held else ()
             params = {name: stored[f"p{index}"] for index, name in enumerate(names)}
             curve = tuple(float(value) for value in stored["curve"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise StateError(
             f"{file} is damaged: {error}", remedy="remove it to run again from the start"
         ) from error

@@ -80,11 +80,12 @@ def _other_seeds(world: run.World, folder: Path, cell: Cell, seeds: Sequence[int
     if place is None:
         return
     for seed in seeds[1:]:
-        if not tried(folder, cell, seed).get(place, search.Tried(None, 0)).settled(_limit(cell)):
-            _run(world, folder, cell, place, seed, _limit(cell), tell)
+        if not tried(folder, cell, seed).get(place, search.Tried(None, 0)).settled(limit(cell)):
+            _run(world, folder, cell, place, seed, limit(cell), tell)
 
 
-def _limit(cell: Cell) -> int:
+def limit(cell: Cell) -> int:
+    """The round after which a run that could still be the best is given up."""
     return search.HOPELESS * cell.rounds
 
 
