@@ -5,10 +5,11 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Event
+from typing import Any
 
 from fedlite.apps.door import Door
 from fedlite.apps.offer import NEVER_COUNTED, NOTHING_HELD, Manifest, Offer, read_answer, write_offer
-from fedlite.downlink import bundle, snapshot
+from fedlite.apps.payloads import Payloads
 from fedlite.errors import PeerError, QuorumError
 from fedlite.flower import Grid, Message, MessageType
 from fedlite.ledger.store import Counted, Ledger
@@ -34,11 +35,16 @@ class Party:
 
 @dataclass
 class Tally:
-    """What happened in a round, by client name."""
+    """What happened in a round, by client name; `counted` is what the ledger must remember of those who count.
+
+    `more` are figures of the round as a whole, to stand in its row.
+    """
 
     clients: dict[str, dict[str, float]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     counted: list[Counted] = field(default_factory=list)
+    count: int = 0
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,13 @@ class Courier:
     shut_out: Callable[[], Collection[int]]
     stop: Event
     holds: dict[str, int] = field(default_factory=dict)
+
+
+def check_quorum(tally: Tally, asked: int, quorum: int) -> None:
+    """QuorumError, with every client's reason, unless enough count."""
+    if tally.count < quorum:
+        why = "; ".join(f"{name}: {reason}" for name, reason in tally.dropped.items())
+        raise QuorumError(f"{tally.count} of {asked} clients answered, {quorum} wanted. {why}".strip())
 
 
 def here_now(grid: Grid) -> Collection[int]:
@@ -70,9 +83,6 @@ class Exchange:
     model: Model
     tally: Tally = field(default_factory=Tally)
     _waiting: dict[str, int] = field(default_factory=dict)  # message id → node
-    _payloads: dict[int, bytes] = field(
-        default_factory=dict
-    )  # version held → what leads from it to the model
     _asked: dict[int, float] = field(default_factory=dict)  # node → when, in monotonic seconds
     _asked_again: set[int] = field(default_factory=set)
     _departed: dict[int, float] = field(default_factory=dict)  # node → since when
@@ -100,9 +110,7 @@ class Exchange:
                         yield result
         finally:
             self._withdraw(list(self._waiting), "did not answer in time")
-        if count < quorum:
-            why = "; ".join(f"{name}: {reason}" for name, reason in self.tally.dropped.items())
-            raise QuorumError(f"{count} of {len(nodes)} clients answered, {quorum} wanted. {why}".strip())
+        check_quorum(self.tally, len(nodes), quorum)
 
     def _believed(self, client_id: str) -> int:
         """The version a client holds, as far as is known; a wrong guess costs one more exchange."""
@@ -119,7 +127,7 @@ class Exchange:
         party = self.courier.who(node)
         last = self._last_counted(party.client_id)
         counted = last.round_num if last else NEVER_COUNTED
-        offer = Offer(self.manifest, self._signature, self._payload(held), counted)
+        offer = Offer(self.manifest, self._signature, self._payloads.of(held), counted)
         message = Message(
             content=write_offer(offer),
             dst_node_id=node,
@@ -137,18 +145,8 @@ class Exchange:
         return self.courier.sign(self.manifest.text)
 
     @cached_property
-    def _whole(self) -> bytes:
-        return snapshot(self.model.held)
-
-    def _payload(self, held: int) -> bytes:
-        """The steps from `held`, or the whole model if that is smaller or steps are gone; made once per version."""
-        if held not in self._payloads:
-            now = self.model.held.number
-            steps = self.courier.ledger.steps(held, now) if 0 <= held <= now else None
-            chain = bundle(steps) if steps is not None else self._whole
-            shorter = steps is None or len(steps) < 2 or len(chain) <= len(self._whole)
-            self._payloads[held] = chain if shorter else self._whole
-        return self._payloads[held]
+    def _payloads(self) -> Payloads:
+        return Payloads(self.courier.ledger, self.model.held)
 
     def _look_around(self, *, enough: bool) -> None:
         """Wait no longer for the revoked, nor, with `enough` results, for those long gone. Raises Stopped."""
@@ -215,6 +213,7 @@ class Exchange:
     def _count(self, node: int, party: Party, result: Result, counted: Counted) -> None:
         """From here on the result is in the aggregate."""
         self.tally.counted.append(counted)
+        self.tally.count += 1
         self.tally.clients[party.name] |= {
             "bytes_up": result.payload_bytes,
             "num_examples": result.num_examples,

@@ -68,17 +68,35 @@ class Job:
     shut_out: Callable[[], Collection[int]] = frozenset
 
 
+class Crew(Protocol):
+    """Those who train: devices over a grid, or a cohort in this process."""
+
+    def choose(self, round_num: int) -> Sequence[int]:
+        """Who is asked in this round; waits until there are enough. Raises Stopped."""
+
+    def collect(
+        self, chosen: Sequence[int], manifest: Manifest, model: Model, rule: Rule
+    ) -> tuple[Combined, Tally]:
+        """What the rule makes of their results. Raises QuorumError if too few came, and Stopped."""
+
+
 def run(grid: Grid, job: Job, ledger: Ledger, watcher: Watcher, stop: Event) -> Model:
+    """`run_with` devices over a grid."""
+    settings = job.settings
+    door = Door(job.receiver, codec_by_name(settings.uplink_codec), settings.max_examples)
+    courier = Courier(grid, ledger, door, job.sign, job.who, job.shut_out, stop)
+    return run_with(OverGrid(settings, courier, watcher), job, ledger, watcher, stop)
+
+
+def run_with(crew: Crew, job: Job, ledger: Ledger, watcher: Watcher, stop: Event) -> Model:
     """Run until settings.rounds rounds are committed, or until `stop` is set; returns the last committed model.
 
     Picks up after the ledger's last committed round. A round that misses its quorum is run again: clients that
     have already answered send the same bytes.
     """
     settings = job.settings
-    door = Door(job.receiver, codec_by_name(settings.uplink_codec), settings.max_examples)
-    courier = Courier(grid, ledger, door, job.sign, job.who, job.shut_out, stop)
     course = _Course(
-        job, courier, make_rule(settings), Pruning(settings.sparsity, settings.prune_round), watcher
+        job, crew, ledger, make_rule(settings), Pruning(settings.sparsity, settings.prune_round), watcher
     )
     model = course.resume()
     while model.round_num < settings.rounds and not stop.is_set():
@@ -102,69 +120,93 @@ def make_rule(settings: JobSettings) -> Rule:
 
 
 @dataclass(frozen=True)
+class OverGrid:
+    """The crew of a grid's nodes: offers out, reports in."""
+
+    settings: JobSettings
+    courier: Courier
+    watcher: Watcher
+
+    def choose(self, round_num: int) -> Sequence[int]:
+        """See Crew: some of the nodes that are there."""
+        nodes = self._wait_for_nodes(round_num)
+        size = self.settings.cohort or len(nodes)
+        return sample(nodes, round(size * self.settings.over_selection), self.settings.seed, round_num)
+
+    def collect(
+        self, chosen: Sequence[int], manifest: Manifest, model: Model, rule: Rule
+    ) -> tuple[Combined, Tally]:
+        """See Crew."""
+        settings = self.settings
+        exchange = Exchange(self.courier, manifest, model)
+        deadline = time.monotonic() + settings.deadline_seconds
+        with closing(
+            exchange.results(chosen, wanted(settings, len(chosen)), settings.quorum, deadline)
+        ) as results:
+            return rule.combine(manifest.round_num, model.params, model.state, results), exchange.tally
+
+    def _wait_for_nodes(self, round_num: int) -> Sequence[int]:
+        quorum, told, courier = self.settings.quorum, -1, self.courier
+        while not courier.stop.is_set():
+            here, shut_out = here_now(courier.grid), set(courier.shut_out())
+            nodes = here if isinstance(here, range) and not shut_out else sorted(set(here) - shut_out)
+            if len(nodes) >= quorum:
+                return nodes
+            if len(nodes) != told:
+                told = len(nodes)
+                self.watcher.status(f"round {round_num} waits for clients: {told} of {quorum} are there")
+            courier.stop.wait(_WAIT_SECONDS)
+        raise Stopped
+
+
+def wanted(settings: JobSettings, asked: int) -> int:
+    """How many of the clients asked count: the cohort, or all of them."""
+    return min(settings.cohort or asked, asked)
+
+
+@dataclass(frozen=True)
 class _Course:
     """One run on its way."""
 
     job: Job
-    courier: Courier
+    crew: Crew
+    ledger: Ledger
     rule: Rule
     pruning: Pruning
     watcher: Watcher
 
     def resume(self) -> Model:
         """The last committed model, or the first, committed as round 0."""
-        ledger = self.courier.ledger
-        latest = ledger.latest()
+        latest = self.ledger.latest()
         if latest is not None:
             return from_blobs(latest.state)
         model = begin(*self.job.initial(), self.rule, self.pruning)
-        ledger.commit(0, state=to_blobs(model), step=None, counted=[], metrics={})
+        self.ledger.commit(0, state=to_blobs(model), step=None, counted=[], metrics={})
         return model
 
     def round(self, model: Model) -> Model:
         """The next model, committed. QuorumError and Stopped leave everything as it was."""
         settings = self.job.settings
-        nodes = self._wait_for_nodes(model.round_num + 1)
+        chosen = self.crew.choose(model.round_num + 1)
         clock = _Clock()
-        manifest = self._manifest(model)
-        size = settings.cohort or len(nodes)
-        chosen = sample(nodes, round(size * settings.over_selection), settings.seed, manifest.round_num)
-        exchange = Exchange(self.courier, manifest, model)
-        clock.lap("configure")
-        deadline = clock.start + settings.deadline_seconds
-        wanted = min(size, len(chosen))
-        with closing(exchange.results(chosen, wanted, settings.quorum, deadline)) as results:
-            combined = self.rule.combine(manifest.round_num, model.params, model.state, results)
+        combined, tally = self.crew.collect(chosen, self._manifest(model), model, self.rule)
         clock.lap("collect")
         step, after = close(model, combined, self.pruning, codec_by_name(settings.downlink_codec))
         clock.lap("aggregate")
         scores = _evaluate(self.job, after)
         clock.lap("evaluate")
-        row = _row(after, combined, exchange.tally, scores, clock.laps)
-        self.courier.ledger.commit(
-            after.round_num, state=to_blobs(after), step=step, counted=exchange.tally.counted, metrics=row
+        row = _row(after, combined, tally, scores, clock.laps)
+        self.ledger.commit(
+            after.round_num, state=to_blobs(after), step=step, counted=tally.counted, metrics=row
         )
         clock.lap("commit")
         self.watcher.row({**row, "seconds": clock.laps})
         return after
 
-    def _wait_for_nodes(self, round_num: int) -> Sequence[int]:
-        wanted, told = self.job.settings.quorum, -1
-        while not self.courier.stop.is_set():
-            here, shut_out = here_now(self.courier.grid), set(self.courier.shut_out())
-            nodes = here if isinstance(here, range) and not shut_out else sorted(set(here) - shut_out)
-            if len(nodes) >= wanted:
-                return nodes
-            if len(nodes) != told:
-                told = len(nodes)
-                self.watcher.status(f"round {round_num} waits for clients: {told} of {wanted} are there")
-            self.courier.stop.wait(_WAIT_SECONDS)
-        raise Stopped
-
     def _manifest(self, model: Model) -> Manifest:
         settings = self.job.settings
         return Manifest(
-            run=self.courier.ledger.run_id.hex(),
+            run=self.ledger.run_id.hex(),
             round_num=model.round_num + 1,
             version=model.held.number,
             model_hash=model.held.hash.hex(),
@@ -194,11 +236,12 @@ def _row(
         "train_loss": metrics.get("loss"),
         "train_accuracy": metrics.get("accuracy"),
         "prequential": metrics.get("prequential"),
-        "num_clients": len(tally.counted),
+        "num_clients": tally.count,
         "clients": tally.clients,
         "dropped": tally.dropped,
         "uplink_ratio": round(size_bytes(model.params) / (sum(up) / len(up)), 3) if up else None,
         "seconds": dict(seconds),
+        **tally.more,
     }
     return {key: value for key, value in row.items() if value is not None}
 
