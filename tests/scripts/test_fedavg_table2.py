@@ -111,7 +111,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_testing_ends_at_too_many_errors() -> None:
-    """Of 1000 images 15 may be wrong: a model that is always wrong is through after one batch of 50."""
+    """Of 1000 images 15 may be wrong: a model that is always wrong is through after one piece of 250."""
     model = build("linear")
     params = {name: np.zeros_like(value) for name, value in initial_params(model, 0).items()}
 
@@ -122,7 +122,7 @@ def test_testing_ends_at_too_many_errors() -> None:
 
     assert score([0] * 1000) == 1.0
     assert score([1] * 15 + [0] * 985) == 0.985
-    assert score([1] * 16 + [0] * 984) == pytest.approx(34 / 50)
+    assert score([1] * 16 + [0] * 984) == pytest.approx(234 / 250)
 
 
 def searched(rounds: Callable[[int], float], step: int, table: dict[int, search.Tried]) -> list[int]:
