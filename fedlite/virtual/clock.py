@@ -51,6 +51,8 @@ class Visit:
     @property
     def slowed(self) -> Cost:
         """The cost with the slowdown in it."""
+        if self.slowdown == 1:
+            return self.cost
         seconds, joules = self.cost.seconds_compute, self.cost.joules_compute
         return replace(
             self.cost, seconds_compute=seconds * self.slowdown, joules_compute=joules * self.slowdown
@@ -135,6 +137,7 @@ class Outcome:
     `counted` arrived in time, `late` were still at work when the round ended, `failed` broke off, `left` went
     away, `absent` were not there when asked, `unfit` have too little memory. `spent` is what the round causes on
     all of them: who is late finishes for nothing, as on a real fleet; absent and unfit clients spend nothing.
+    `waited` are the seconds before `began` in which too few were there.
     """
 
     counted: tuple[int, ...]
@@ -146,6 +149,7 @@ class Outcome:
     began: float
     seconds: float
     spent: Spent
+    waited: float = 0.0
 
     @property
     def ended(self) -> float:
@@ -205,10 +209,3 @@ def run_round(
         seconds=deadline if given_up else timeline.now,
         spent=sum(used, Spent()),
     )
-
-
-def _by_client(asked: Sequence[Visit]) -> dict[int, Visit]:
-    by_client = {visit.client: visit for visit in asked}
-    if len(by_client) < len(asked):
-        raise SettingsError(f"{len(asked)} visits are of {len(by_client)} clients; each can be asked once")
-    return by_client

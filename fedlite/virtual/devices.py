@@ -206,17 +206,14 @@ def charge_used(device: Profile, joules: float) -> float:
 
 @dataclass(frozen=True)
 class Fleet:
-    """Which device each of `num_clients` clients is; drawn when asked, so a large fleet takes no memory."""
+    """Which device each client is; drawn when asked, so a fleet of any size takes no memory."""
 
     profiles: tuple[Profile, ...]
     shares: tuple[float, ...]  # of all clients, > 0, adding up to 1
-    num_clients: int
     seed: int
 
     def of(self, client: int) -> Profile:
-        """The device of a client, 0 ≤ client < num_clients. SettingsError for another."""
-        if not 0 <= client < self.num_clients:
-            raise SettingsError(f"there is no client {client}; there are {self.num_clients}")
+        """The device of a client."""
         return self.profiles[int(self.kinds(client))]
 
     def kinds(self, clients: ArrayLike) -> NDArray[np.int64]:
@@ -229,7 +226,7 @@ class Fleet:
         return draws.stream(self.seed, "fleet")
 
 
-def fleet(spec: str, num_clients: int, seed: int) -> Fleet:
+def fleet(spec: str, seed: int) -> Fleet:
     """The fleet that `pi4:0.5,pi3:0.3,phone:0.2` names: devices and their shares; `pi4` alone is all of it.
 
     A client's device is drawn by its share and depends on the seed and the client alone. SettingsError for an
@@ -240,13 +237,14 @@ def fleet(spec: str, num_clients: int, seed: int) -> Fleet:
         name, colon, text = part.strip().partition(":")
         names.append(name)
         shares.append(_share(spec, text) if colon else 1.0)
-    if num_clients < 1:
-        raise SettingsError(f"a fleet of {num_clients} clients; at least 1 wanted")
+    profiles = tuple(profile(name) for name in names)
     if len(set(names)) < len(names):
         raise SettingsError(f"{spec!r} names a device twice")
     if abs(sum(shares) - 1) > 1e-6:
-        raise SettingsError(f"the shares of {spec!r} add up to {sum(shares):g}; 1 wanted")
-    return Fleet(tuple(profile(name) for name in names), tuple(shares), num_clients, seed)
+        raise SettingsError(
+            f"the shares of {spec!r} add up to {sum(shares):g}; 1 wanted, as in pi4:0.7,phone:0.3"
+        )
+    return Fleet(profiles, tuple(shares), seed)
 
 
 def _share(spec: str, text: str) -> float:

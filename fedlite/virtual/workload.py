@@ -3,10 +3,12 @@
 Both are counted on torch's meta device, where layers have shapes and no values: no data, no memory, no time.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from fedlite.errors import SettingsError
+from fedlite.train_settings import TrainSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,6 +72,36 @@ def training_memory(
     activations = sum(each.untyped_storage().nbytes() for each in held.values())
     parameters = sum(each.numel() for each in model.parameters())
     return RUNTIME_BYTES + (3 + optimizer_copies) * _FLOAT * parameters + activations
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What local training asks of a device, for any number of samples.
+
+    `memory_first` is the peak for a batch of one, in bytes; each further sample of the batch adds `memory_more`.
+    """
+
+    flops_per_sample: int  # over all epochs
+    memory_first: int
+    memory_more: int
+    batch_size: int  # 0 is all samples at once
+
+    def flops(self, samples: int) -> int:
+        """Floating point operations of a client's round."""
+        return self.flops_per_sample * samples
+
+    def memory(self, samples: int) -> int:
+        """Bytes at the peak of it; see `training_memory`."""
+        batch = min(self.batch_size or samples, samples)
+        return self.memory_first + max(batch - 1, 0) * self.memory_more
+
+
+def workload(model: "nn.Module", input_shape: Shape, settings: TrainSettings) -> Workload:
+    """The work of one client's round of this training. SettingsError as `forward_flops`."""
+    copies = 2 if settings.optimizer == "adam" else int(settings.momentum > 0)
+    one, two = (training_memory(model, input_shape, size, optimizer_copies=copies) for size in (1, 2))
+    per_sample = training_flops(model, input_shape, 1, settings.epochs)
+    return Workload(per_sample, one, two - one, settings.batch_size)
 
 
 def _run(model: "nn.Module", input_shape: Shape, batch_size: int) -> tuple["Tensor", list["Tensor"]]:
