@@ -40,12 +40,12 @@ CELLS: dict[str, Cell] = {
     cell.name: cell
     for cell in (
         Cell("iid", 1, 10, 34, -4, wanted=True),
-        Cell("iid", 5, 10, 20, -6, wanted=True),
-        Cell("iid", 1, 50, 65, -4, wanted=True),
-        Cell("iid", 5, 50, 29, -4, wanted=True),
+        Cell("iid", 5, 10, 20, -4, wanted=True),
+        Cell("iid", 1, 50, 65, -2, wanted=True),
+        Cell("iid", 5, 50, 29, -2, wanted=True),
         Cell("noniid", 1, 10, 350, -6, wanted=True),
         Cell("noniid", 5, 10, 229, -8, wanted=True),
-        Cell("iid", 20, 10, 18, -6, wanted=True),
+        Cell("iid", 20, 10, 18, -4, wanted=True),
         Cell("iid", 20, 50, 32, -4),
         Cell("noniid", 1, 50, 600, -6),
         Cell("iid", 5, 0, 179, -2),
