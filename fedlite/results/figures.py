@@ -4,7 +4,14 @@ from collections.abc import Sequence
 
 from fedlite.results import plots, summary
 from fedlite.results.summary import Row, Summary
-from fedlite.results.units import byte_text, percent_text, ratio_text, seconds_text, tick_percent_text
+from fedlite.results.units import (
+    byte_text,
+    energy_text,
+    percent_text,
+    ratio_text,
+    seconds_text,
+    tick_percent_text,
+)
 
 MOST_GRID_ROWS = 40
 MOST_GRID_COLUMNS = 120
@@ -41,6 +48,7 @@ def figures(rows: Sequence[Row], found: Summary) -> list[str]:
             text=ratio_text,
         ),
         _participation(rows, found),
+        *_fleet_figures(rows),
     ]
 
 
@@ -72,8 +80,7 @@ def _phase_figure(rows: Sequence[Row]) -> str:
     if not timed:
         return ""
     names = list(dict.fromkeys(name for row in timed for name in summary.phases(row)))[: plots.COLORS]
-    size = -(-len(timed) // MOST_BARS)
-    groups = [timed[start : start + size] for start in range(0, len(timed), size)]
+    groups, size = _groups(timed)
     series = [
         (
             name,
@@ -85,6 +92,58 @@ def _phase_figure(rows: Sequence[Row]) -> str:
     title = "Seconds by phase" + (f", mean of {size} rounds" if size > 1 else "")
     labels = [_span(group) for group in groups]
     return plots.bar_chart(title, labels, series, x_name="round", text=seconds_text)
+
+
+def _fleet_figures(rows: Sequence[Row]) -> list[str]:
+    """What the run would have taken a real fleet: time to accuracy, energy, bytes, and who was lost."""
+    tables = summary.fleets(rows)
+    if not tables:
+        return []
+    accuracy = dict(summary.curve(rows, "accuracy"))
+    by_hour = sorted(
+        {each["now"] / 3600: accuracy[each["round"]] for each in tables if each["round"] in accuracy}.items()
+    )
+    energy = summary.cumulated(tables, "joules", summary.JOULES_PER_WATT_HOUR)
+    ways = [
+        plots.Series(label, summary.cumulated(tables, f"bytes_{label}"), color)
+        for label, color in (("up", 0), ("down", 1))
+    ]
+    return [
+        plots.line_chart(
+            "Accuracy by the virtual clock",
+            [plots.Series("test", by_hour)],
+            x_name="virtual hours",
+            text=percent_text,
+            tick=tick_percent_text,
+            most=1.0,
+        ),
+        plots.line_chart(
+            "Energy so far, all devices",
+            [plots.Series("energy", energy, 3)],
+            x_name="round",
+            text=energy_text,
+        ),
+        plots.line_chart("Bytes so far, all devices", ways, x_name="round", text=byte_text),
+        _lost_figure(tables),
+    ]
+
+
+def _lost_figure(tables: Sequence[Row]) -> str:
+    """Clients by what kept them from being counted; many rounds are drawn as the mean of some neighbours."""
+    groups, size = _groups(tables)
+    series = [
+        (meaning, [sum(each.get(key, 0.0) for each in group) / len(group) for group in groups], color)
+        for color, (key, meaning) in enumerate(summary.LOST.items())
+    ]
+    title = "Clients lost" + (f", mean of {size} rounds" if size > 1 else "")
+    labels = [_span(group) for group in groups]
+    return plots.bar_chart(title, labels, [each for each in series if any(each[1])], x_name="round")
+
+
+def _groups(rows: Sequence[Row]) -> tuple[list[Sequence[Row]], int]:
+    """(neighbouring rows that share a bar, how many at most)."""
+    size = -(-len(rows) // MOST_BARS)
+    return [rows[start : start + size] for start in range(0, len(rows), size)], size
 
 
 def _client_figure(found: Summary) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from fedlite.results.report import printable
-from fedlite.results.summary import number, phases, reports, traffic
+from fedlite.results.summary import mapping, number, phases, reports, traffic
 from fedlite.results.units import DASH, byte_text, number_text, percent_text, ratio_text, seconds_text
 
 if TYPE_CHECKING:
@@ -28,6 +28,17 @@ COLUMNS = (  # name, width; 79 together, so that a line fits the narrowest termi
     ("down", 9),
     ("ratio", 8),
     ("seconds", 11),
+)
+FLEET_COLUMNS = (  # for a simulated fleet, whose virtual time has a column of its own; 79 too
+    ("round", 6),
+    ("clients", 8),
+    ("accuracy", 9),
+    ("loss", 8),
+    ("up", 9),
+    ("down", 9),
+    ("ratio", 7),
+    ("seconds", 11),
+    ("clock", 12),
 )
 
 
@@ -92,6 +103,7 @@ class _Terminal:
 
     def __init__(self, progress: "Progress", task: "TaskID", title: str) -> None:
         self._progress, self._task, self._rounds = progress, task, 0
+        self._columns = COLUMNS
         self._print(_one_line(title), "bold")
 
     def note(self, text: str) -> None:
@@ -102,10 +114,11 @@ class _Terminal:
 
     def add(self, row: Mapping[str, Any]) -> None:
         if not self._rounds:
-            self._print("".join(f"{name:>{width}}" for name, width in COLUMNS), "dim")
+            self._columns = FLEET_COLUMNS if mapping(row, "fleet") else COLUMNS
+            self._print("".join(f"{name:>{width}}" for name, width in self._columns), "dim")
         self._rounds += 1
         cells = _cells(row)
-        self._print("".join(f"{cells[name]:>{width}}" for name, width in COLUMNS), "")
+        self._print("".join(f"{cells[name]:>{width}}" for name, width in self._columns), "")
         finished = number(row, "round")
         self._progress.update(self._task, completed=finished) if finished else self._progress.advance(
             self._task
@@ -141,6 +154,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
         "down": byte_text(down) if down else DASH,
         "ratio": ratio_text(number(row, "uplink_ratio")),
         "seconds": seconds_text(sum(seconds.values())) if seconds else DASH,
+        "clock": seconds_text(number(mapping(row, "fleet"), "now")),
     }
 
 

@@ -66,7 +66,7 @@ def line_chart(
         return ""
     xs = sorted({x for each in kept for x, _ in each.points})
     ys = [y for each in kept for _, y in each.points]
-    x_axis, y_axis = _x_axis(xs[0], xs[-1]), _y_axis(min(ys), max(ys), log, most)
+    x_axis, y_axis = _x_axis(xs), _y_axis(min(ys), max(ys), log, most)
     body = [_frame(x_axis, y_axis, x_name, tick or text)]
     body += [_line(each, x_axis, y_axis) for each in kept]
     body += _bands(xs, kept, x_axis, x_name, text)
@@ -148,10 +148,14 @@ def _positive(series: Series) -> Series:
     return Series(series.name, [(x, y) for x, y in series.points if y > 0], series.color)
 
 
-def _x_axis(low: float, high: float) -> _Axis:
+def _x_axis(xs: Sequence[float]) -> _Axis:
+    """Marked at whole numbers where all x are whole: there is no round 1.5."""
+    low, high = xs[0], xs[-1]
+    whole = all(x == int(x) for x in xs)
     if low == high:
-        low, high = low - 1, high + 1
-    marks = [mark for mark in ticks(low, high, 7) if low <= mark <= high and mark == int(mark)]
+        room = max(1.0 if whole else 0.0, abs(low) / 4)
+        low, high = low - room, high + room
+    marks = [mark for mark in ticks(low, high, 7) if low <= mark <= high and (mark == int(mark) or not whole)]
     return _Axis(low, high, LEFT + 6, WIDTH - RIGHT - 6, marks)
 
 

@@ -11,10 +11,11 @@ from typing import Any
 from fedlite.results import summary
 from fedlite.results.figures import figures
 from fedlite.results.style import CSS
-from fedlite.results.summary import ClientTotal, Row, Summary
+from fedlite.results.summary import ClientTotal, FleetTotal, Row, Summary
 from fedlite.results.units import (
     DASH,
     byte_text,
+    energy_text,
     number_text,
     percent_text,
     ratio_text,
@@ -98,9 +99,28 @@ def _tiles(found: Summary) -> str:
         ("rounds", str(found.rounds), ""),
         ("clients", str(len(found.clients)), f"{lost} results dropped" if lost else ""),
         ("time in rounds", seconds_text(found.seconds), _per_round(found)),
+        *_fleet_tiles(found.fleet),
     ]
     shown = [tile for tile in tiles if tile[1] != DASH]
     return '<section class="tiles">' + "".join(_tile(*tile) for tile in shown) + "</section>"
+
+
+def _fleet_tiles(fleet: FleetTotal | None) -> list[tuple[str, str, str]]:
+    """What a simulated fleet would have taken."""
+    if fleet is None:
+        return []
+    lost = "; ".join(f"{count:,} {meaning}" for meaning, count in fleet.lost.items())
+    return [
+        (
+            "virtual time",
+            seconds_text(fleet.seconds),
+            f"{seconds_text(fleet.waited)} of it waiting" if fleet.waited else "",
+        ),
+        ("energy, all devices", energy_text(fleet.watt_hours), ""),
+        ("up, all devices", byte_text(fleet.bytes_up), "lost updates too"),
+        ("down, all devices", byte_text(fleet.bytes_down), ""),
+        ("clients lost", f"{sum(fleet.lost.values()):,}", lost),
+    ]
 
 
 def _tile(label: str, value: str, note: str) -> str:

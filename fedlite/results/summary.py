@@ -2,9 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 LARGEST = 1e300  # also keeps out infinity, NaN, and integers that no float holds
+LOST = {  # what a row says of a simulated fleet → what it means
+    "late": "late",
+    "failed": "broke off",
+    "left": "left",
+    "absent": "not there",
+    "unfit": "too little memory",
+}
+FLEET_SUMS = ("waited", "joules", "bytes_up", "bytes_down")
+JOULES_PER_WATT_HOUR = 3600
 Row = Mapping[str, Any]
 Points = list[tuple[float, float]]
 
@@ -22,6 +32,18 @@ class ClientTotal:
 
 
 @dataclass(frozen=True)
+class FleetTotal:
+    """A simulated fleet over the whole run: virtual seconds, energy, and how many clients were lost why."""
+
+    seconds: float
+    waited: float
+    watt_hours: float
+    bytes_up: int
+    bytes_down: int
+    lost: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Summary:
     """The run in a dozen numbers; None where no row has it."""
 
@@ -35,6 +57,7 @@ class Summary:
     bytes_down: int
     uplink_ratio: float | None
     seconds: float | None
+    fleet: FleetTotal | None = None
     clients: Mapping[str, ClientTotal] = field(default_factory=dict)
     dropped: Mapping[tuple[str, str], Sequence[int]] = field(default_factory=dict)
 
@@ -56,6 +79,7 @@ def summarize(rows: Sequence[Row]) -> Summary:
         bytes_down=sum(each.bytes_down for each in clients.values()),
         uplink_ratio=sum(ratios) / len(ratios) if ratios else None,
         seconds=sum(durations) if durations else None,
+        fleet=_fleet(rows),
         clients=clients,
         dropped=_dropped(rows),
     )
@@ -95,6 +119,38 @@ def phases(row: Row) -> dict[str, float]:
     """Seconds by phase of one row; a phase is never negative."""
     table = mapping(row, "seconds")
     return {name: max(0.0, number(table, name) or 0.0) for name in table}
+
+
+def fleets(rows: Sequence[Row]) -> list[dict[str, float]]:
+    """What rows say of a simulated fleet, by round, those that say nothing left out; numbers ≥ 0 only."""
+    found = []
+    for row in rows:
+        table = {**mapping(row, "fleet"), "round": row.get("round")}
+        each = {key: value for key in table if (value := number(table, key)) is not None and value >= 0}
+        if "now" in each and "round" in each:
+            found.append(each)
+    return found
+
+
+def cumulated(tables: Sequence[Mapping[str, float]], key: str, unit: float = 1.0) -> Points:
+    """(round, sum so far in this unit)."""
+    sums = accumulate(each.get(key, 0.0) / unit for each in tables)
+    return sorted({each["round"]: total for each, total in zip(tables, sums, strict=True)}.items())
+
+
+def _fleet(rows: Sequence[Row]) -> FleetTotal | None:
+    tables = fleets(rows)
+    if not tables:
+        return None
+    total = {key: sum(each.get(key, 0.0) for each in tables) for key in (*FLEET_SUMS, *LOST)}
+    return FleetTotal(
+        seconds=max(each["now"] for each in tables),
+        waited=total["waited"],
+        watt_hours=total["joules"] / JOULES_PER_WATT_HOUR,
+        bytes_up=int(total["bytes_up"]),
+        bytes_down=int(total["bytes_down"]),
+        lost={meaning: int(total[key]) for key, meaning in LOST.items() if total[key]},
+    )
 
 
 def _last(points: Points) -> float | None:

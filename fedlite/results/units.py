@@ -17,19 +17,37 @@ def byte_text(count: float | None) -> str:
 
 
 def seconds_text(seconds: float | None) -> str:
-    """820 ms, 12.3 s, 4 min 05 s, 37 min, 2 h 03 min."""
+    """820 ms, 12.3 s, 4 min 05 s, 37 min, 2 h 03 min, 3 d 04 h."""
     if seconds is None:
         return DASH
     if 0 < seconds < 0.9995:
         return f"{three(seconds * 1000)} ms"
     if seconds < 99.95:
         return f"{three(seconds)} s"
+    return _long_text(seconds)
+
+
+def _long_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 10:
         return f"{minutes} min {rest:02d} s"
     if minutes < 60:
         return f"{round(seconds / 60)} min"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24:02d} h"
+
+
+def energy_text(watt_hours: float | None) -> str:
+    """640 mWh, 1.66 Wh, 20 kWh."""
+    if watt_hours is None:
+        return DASH
+    if 0 < abs(watt_hours) < 0.9995:
+        return f"{three(1000 * watt_hours)} mWh"
+    if abs(watt_hours) < 999.5:
+        return f"{three(watt_hours)} Wh"
+    return f"{three(watt_hours / 1000)} kWh"
 
 
 def percent_text(share: float | None) -> str:

@@ -7,9 +7,10 @@ from fedlite.seeds import generator
 HOSTILE = "</title><script>alert(1)</script>\"'&\u202e"
 
 
-def rows(rounds: int = 12, clients: int = 5) -> list[dict[str, Any]]:
+def rows(rounds: int = 12, clients: int = 5, *, fleet: bool = False) -> list[dict[str, Any]]:
     names = [f"kitchen-pi-{index}" for index in range(clients - 1)] + [HOSTILE]
-    return [_row(number, names) for number in range(1, rounds + 1)]
+    numbers = range(1, rounds + 1)
+    return [_row(number, names) | ({"fleet": on_a_clock(number)} if fleet else {}) for number in numbers]
 
 
 def _row(number: int, names: list[str]) -> dict[str, Any]:
@@ -30,3 +31,10 @@ def _row(number: int, names: list[str]) -> dict[str, Any]:
         "prequential": 0.5 + number / 100,
     }
     return row | ({"accuracy_int8": row["accuracy"] - 0.005} if number % 5 == 0 else {})
+
+
+def on_a_clock(number: int) -> dict[str, Any]:
+    """A round of a simulated fleet, by the virtual clock: half an hour, 2 Wh."""
+    figures: dict[str, Any] = {"now": 1800.0 * number, "seconds": 1500.0, "waited": 300.0, "joules": 7200.0}
+    figures |= {"bytes_down": 10**6, "bytes_up": 2 * 10**5, "slowest": "pi3"}
+    return figures | {"late": 3, "failed": number % 3, "left": 1, "absent": 0, "unfit": 2}

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from fedlite.results import live
+from fedlite.results.live import COLUMNS, FLEET_COLUMNS
 from tests.results.rows import rows
 
 
@@ -35,6 +36,36 @@ def test_a_bare_row_is_shown() -> None:
     with live(1, "run", stream=out) as table:
         table.add({"round": 1})
     assert out.getvalue() == "run\nround 1/1  clients 0\n"
+
+
+def test_a_simulated_fleets_clock_is_shown() -> None:
+    """Three rounds of half an hour."""
+    out = io.StringIO()
+    with live(3, "run", stream=out) as table:
+        for row in rows(3, fleet=True):
+            table.add(row)
+    assert [line.rpartition("clock ")[2] for line in out.getvalue().splitlines()[1:]] == [
+        "30 min",
+        "1 h 00 min",
+        "1 h 30 min",
+    ]
+
+
+@pytest.mark.parametrize("columns", [COLUMNS, FLEET_COLUMNS])
+def test_a_line_fits_the_narrowest_terminal(columns: tuple[tuple[str, int], ...]) -> None:
+    assert sum(width for _, width in columns) == 79
+    assert all(len(name) < width for name, width in columns)
+
+
+def test_the_clock_is_a_column_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    main, other = os.openpty()
+    with os.fdopen(other, "w") as stream, live(2, "run", stream=stream) as table:
+        for row in rows(2, fleet=True):
+            table.add(row)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", _drain(main))
+    assert re.search(r"seconds +clock\s*$", plain, re.M)
+    assert re.search(r" 1 h 00 min\s*$", plain, re.M)
 
 
 @pytest.mark.parametrize("done", [0, 5])

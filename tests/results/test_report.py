@@ -7,7 +7,7 @@ import pytest
 from fedlite.results import RunFolder
 from fedlite.results.plots import Series, bar_chart, cell_grid, line_chart
 from fedlite.results.report import printable, render
-from tests.results.rows import HOSTILE, rows
+from tests.results.rows import HOSTILE, on_a_clock, rows
 
 VOID = {"meta", "br"}
 
@@ -94,12 +94,42 @@ def test_nothing_a_client_sends_becomes_markup_or_leaves_the_page() -> None:
     assert not re.search(r"https?://|url\(|@import", html)
 
 
-@pytest.mark.parametrize("key", sorted(rows(1)[0]))
+def test_a_simulated_fleet_has_its_time_energy_and_losses(tmp_path: Path) -> None:
+    """12 rounds of half an hour, 2 Wh, 1 MB down; lost 36 late, 12 broke off, 12 left, 24 unfit: 84."""
+    html = render({}, rows(12, fleet=True), name="run")
+    page = Page(html)
+    assert page.tags.count("figure") == 7 + 4
+    shown = " ".join(page.texts)
+    for text in ("6 h 00 min", "1 h 00 min of it waiting", "24 Wh", "12 MB", "2.4 MB", "virtual hours"):
+        assert text in shown
+    assert "36 late; 12 broke off; 12 left; 24 too little memory" in shown
+    assert "not there" not in shown
+    assert "virtual" not in " ".join(Page(render({}, rows(12), name="run")).texts)
+
+
+def test_hours_have_parts_and_rounds_have_none() -> None:
+    parts = line_chart("t", [Series("s", [(0.1, 1.0), (0.9, 2.0)])], x_name="virtual hours")
+    whole = line_chart("t", [Series("s", [(1, 1.0), (3, 2.0)])], x_name="round")
+    marks = [re.findall(r'text-anchor="middle" x="[\d.]+" y="228">([\d.]+)<', svg) for svg in (parts, whole)]
+    assert marks == [["0.2", "0.4", "0.6", "0.8"], ["1", "2", "3"]]
+
+
+@pytest.mark.parametrize("key", sorted(rows(1, fleet=True)[0]))
 def test_a_missing_or_odd_value_leaves_a_curve_out_and_never_raises(key: str) -> None:
-    whole = rows(4)
+    whole = rows(4, fleet=True)
     for odd in (None, "x", -1, [], {}, {"a": "b"}, {"a": {"bytes_up": "many"}}, True, 10**400):
         Page(render({}, [row | {key: odd} for row in whole], name="run"))
     Page(render({}, [{k: v for k, v in row.items() if k != key} for row in whole], name="run"))
+
+
+@pytest.mark.parametrize("key", sorted(on_a_clock(1)))
+def test_an_odd_value_of_the_fleet_never_raises(key: str) -> None:
+    odds: list[object] = [None, "x", -1, [], {}, True, 10**400, 1e299]
+    for odd in odds:
+        fleets = [on_a_clock(number) | {key: odd} for number in range(1, 5)]
+        Page(
+            render({}, [{"round": i, "accuracy": 0.5, "fleet": f} for i, f in enumerate(fleets)], name="run")
+        )
 
 
 @pytest.mark.parametrize("some", [[], [{}], [{"round": 1}], rows(1), [{"round": 1, "accuracy": 0.5}] * 2])

@@ -2,8 +2,16 @@ import math
 
 import pytest
 
-from fedlite.results.summary import curve, number, summarize
-from fedlite.results.units import byte_text, log_ticks, percent_text, ratio_text, seconds_text, ticks
+from fedlite.results.summary import FleetTotal, cumulated, curve, fleets, number, summarize
+from fedlite.results.units import (
+    byte_text,
+    energy_text,
+    log_ticks,
+    percent_text,
+    ratio_text,
+    seconds_text,
+    ticks,
+)
 
 ROWS = [
     {
@@ -49,6 +57,17 @@ def test_no_rows_are_a_summary_too() -> None:
     assert summarize([{"clients": 3, "dropped": "x", "seconds": None}, {}]).rounds == 2
 
 
+def test_a_fleets_totals_by_hand() -> None:
+    def row(number: int, now: float, **more: object) -> dict[str, object]:
+        return {"round": number, "fleet": {"now": now, "waited": 5.0, "joules": 1800.0, **more}}
+
+    found = summarize([row(1, 60.0, late=2, bytes_up=10), row(2, 200.0, late=1, left=4), {"round": 3}])
+    assert found.fleet == FleetTotal(200.0, 10.0, 1.0, 10, 0, {"late": 3, "left": 4})
+    assert summarize(ROWS).fleet is None
+    tables = fleets([row(1, 60.0), row(2, 200.0), {"round": 3, "fleet": "x"}, row(4, 300.0)])
+    assert cumulated(tables, "joules", 3600) == [(1, 0.5), (2, 1.0), (4, 1.5)]
+
+
 def test_texts() -> None:
     assert [byte_text(n) for n in (0, 999, 1000, 1_660_000, 20_000_000_000, None)] == [
         "0 B",
@@ -58,13 +77,21 @@ def test_texts() -> None:
         "20 GB",
         "–",
     ]
-    assert [seconds_text(s) for s in (0, 0.82, 12.34, 245, 2229, 7380)] == [
+    assert [seconds_text(s) for s in (0, 0.82, 12.34, 245, 2229, 7380, 273_600)] == [
         "0 s",
         "820 ms",
         "12.3 s",
         "4 min 05 s",
         "37 min",
         "2 h 03 min",
+        "3 d 04 h",
+    ]
+    assert [energy_text(e) for e in (0, 0.0123, 1.66, 20_000, None)] == [
+        "0 Wh",
+        "12.3 mWh",
+        "1.66 Wh",
+        "20 kWh",
+        "–",
     ]
     assert percent_text(0.8123) == "81.2 %"
     assert ratio_text(31.25) == "31.2×"
