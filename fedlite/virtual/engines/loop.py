@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fedlite.errors import FedliteError
 from fedlite.modules import module_of
 from fedlite.tensors import apply_masks, subtract
-from fedlite.train import TrainResult, local_train
+from fedlite.train import TrainResult, train_with
 from fedlite.virtual.engines.base import Samples, Share, Work, samples_of
 from fedlite.virtual.rows import Trained, to_row, width
 
@@ -40,7 +40,7 @@ class Loop:
 def train_alone(work: Work, samples: Samples, seed: int) -> TrainResult:
     """One client's local training."""
     module = module_of(work.model, work.settings.bits)
-    return local_train(module, work.params, *samples, work.settings, seed=seed, masks=work.masks)
+    return train_with(module, work.params, *samples, work.settings, seed=seed, masks=work.masks)
 
 
 def reason(error: Exception) -> str:
