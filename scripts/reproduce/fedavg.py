@@ -30,6 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from fedlite.errors import FedliteError  # noqa: E402
 from scripts.reproduce.table2 import plot, report, run, stages  # noqa: E402
 from scripts.reproduce.table2.cells import CELLS, rate  # noqa: E402
 
@@ -39,7 +40,18 @@ QUICK_CELL, QUICK_SECONDS = "iid-e1-b10", 100.0
 
 def main() -> int:
     args = _arguments()
+    try:
+        _do(args)
+    except FedliteError as error:
+        sys.exit(str(error))
+    return 0
+
+
+def _do(args: argparse.Namespace) -> None:
     if args.report:
+        if not args.report.is_file():
+            sys.exit(f"{args.report} is missing: --collect writes it from what was measured")
+        print(f"plot: {args.report.with_suffix('.svg')}")
         show(json.loads(args.report.read_text()))
     elif args.collect:
         found = report.collect(args.cache, args.seeds)
@@ -57,7 +69,6 @@ def main() -> int:
             world = run.mnist(args.data_dir, args.threads)
             stages.measure(world, args.cache, stages.plan(args.cells), args.seeds, _tell)
         show(report.collect(args.cache, args.seeds))
-    return 0
 
 
 def quick(world: run.World, seeds: Sequence[int]) -> None:
