@@ -2,6 +2,7 @@
 
     python -m simulations --clients 100 --rounds 20 --dataset digits
     python -m simulations list                               the scenarios that come with fedlite
+    python -m simulations devices                            the kinds of device there are, and their numbers
     python -m simulations mnist-shards --seed 3              one of them, with a setting changed
     python -m simulations strategies --run-dir runs/s        a sweep: simulations side by side, and one table
     python -m simulations --app path/to/flower_app --clients 100
@@ -25,6 +26,11 @@ from simulations.config import Config
 
 def body(argv: Sequence[str], stop: Event) -> int:
     """Parse, simulate, say where the results are."""
+    if argv and argv[0] == "devices":
+        from simulations.devices import table
+
+        print(table())
+        return OK
     if argv and argv[0] == "list":
         print("\n".join(f"{name:<16} {text}" for name, text in scenarios.names().items()))
         return OK
