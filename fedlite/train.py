@@ -122,7 +122,7 @@ def _slope(
     leaves = {name: value.requires_grad_() for name, value in learned.items()}
     loss, (hits, moved) = objective(net, leaves, statistics, x, y)
     found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return float(loss), int(hits), dict(zip(leaves, found, strict=True)), moved
+    return float(loss.detach()), int(hits), dict(zip(leaves, found, strict=True)), moved
 
 
 def evaluate(
