@@ -1,0 +1,68 @@
+"""A round as it is planned on the virtual clock, by hand."""
+
+import pytest
+
+from fedlite.apps.settings import JobSettings
+from fedlite.apps.timed import Timed
+from fedlite.virtual.devices import MIB, Fleet, Profile
+from fedlite.virtual.schedule import Schedule
+from fedlite.virtual.traces import Trace
+from fedlite.virtual.workload import Workload
+
+PI = Profile("pi", 1e8, 450 * MIB, 8e6, 8e6, 0.0, 1.0, 4.0, 1.0, None, "round numbers")
+WORK = Workload(flops_per_sample=10**6, memory_first=100 * MIB, memory_more=MIB, batch_size=0)
+
+
+def timed(**more: float | int) -> Timed:
+    """A client has 100 times as many samples as its number, at most 1000 times: 1 s of training each hundred."""
+    settings = JobSettings(**{"cohort": 2, "quorum": 1, "deadline_seconds": 60.0} | more)  # type: ignore[arg-type]
+    schedule = Schedule(Fleet((PI,), (1.0,), 0), Trace(0), WORK)
+    return Timed(schedule, settings, lambda clients: [100 * client for client in clients])
+
+
+def test_the_cohort_is_trained_and_who_comes_after_it_is_late() -> None:
+    """Down 1 s, up 1 s, training 3, 1 and 2 s. Client 3 is done after 5 s, a second after the other two."""
+    made = timed()
+    plan = made.plan(1, [3, 1, 2, 4], [10**6] * 4, limit=10**6)
+    assert plan.train == [3, 1, 2]
+    assert plan.late == {3}
+    assert plan.dropped == {
+        3: "was still at work when the round ended",
+        4: "needs 499 MiB for training, a pi has 450 MiB",
+    }
+    assert plan.row["fleet"]["now"] == made.schedule.now == 4.0
+    assert plan.row["fleet"]["unfit"] == 1
+
+
+def test_updates_weigh_what_they_weighed_in_the_round_before() -> None:
+    """8 MB take 8 s; half of it 4."""
+    made = timed()
+    assert made.plan(1, [1], [0], limit=8 * 10**6).row["fleet"]["seconds"] == 1 + 8
+    made.learn({"a": {"bytes_up": 3 * 10**6}, "b": {"bytes_up": 5 * 10**6}, "lost": {"bytes_up": 0}})
+    assert made.plan(2, [1], [0], limit=8 * 10**6).row["fleet"]["seconds"] == 1 + 4
+    made.learn({"lost": {"bytes_up": 0}})
+    assert made.plan(3, [1], [0], limit=8 * 10**6).row["fleet"]["seconds"] == 1 + 4
+    assert made.plan(4, [1], [0], limit=2 * 10**6).row["fleet"]["seconds"] == 1 + 2  # pruned since
+
+
+def test_the_deadline_is_virtual() -> None:
+    plan = timed(deadline_seconds=4.5).plan(1, [2, 3], [10**6] * 2, limit=10**6)
+    assert (plan.train, set(plan.late), plan.row["fleet"]["seconds"]) == ([2, 3], {3}, 4.5)
+
+
+def test_more_than_the_cohort_are_asked_where_that_is_wanted() -> None:
+    assert len(timed(over_selection=1.5).choose(100, 1)) == 3
+    assert len(timed(cohort=0, over_selection=1.5).choose(10, 1)) == 10
+
+
+@pytest.mark.parametrize("rows", [[], [{"round": 1}]])
+def test_a_run_without_rounds_on_a_clock_begins_at_zero(rows: list[dict[str, object]]) -> None:
+    made = timed()
+    made.resume(rows)
+    assert made.schedule.now == 0.0
+
+
+def test_a_resumed_run_has_the_time_and_the_size_of_updates_of_the_last_round() -> None:
+    made = timed()
+    made.resume([{"fleet": {"now": 123.5}, "clients": {"a": {"bytes_up": 2 * 10**6}}}])
+    assert made.plan(2, [1], [0], limit=8 * 10**6).row["fleet"]["now"] == 123.5 + 1 + 2
