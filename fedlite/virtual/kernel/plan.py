@@ -15,7 +15,8 @@ from fedlite.errors import DataError, SettingsError
 from fedlite.models.bridge import layout
 from fedlite.tensors import check_like
 from fedlite.types import Array, Params, is_statistic
-from fedlite.virtual.kernel.layers import ALIGNMENT, Block, Program, blocks, program
+from fedlite.virtual.kernel.graph import Block, blocks
+from fedlite.virtual.kernel.layers import ALIGNMENT, Program, program
 
 Client = tuple[NDArray[Any], NDArray[Any]]
 

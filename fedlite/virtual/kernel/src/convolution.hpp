@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "images.hpp"
 #include "job.hpp"
 #include "products.hpp"
 
@@ -56,17 +57,19 @@ static void over_patch(long kernel, long vectors, Each each) {
     for (long run = 0; run < kernel; ++run) across(std::integral_constant<int, 1>(), run);
 }
 
-struct Convolution {
+class Convolution {
+public:
     const Layer& layer;
+    const Image in, out;
     const long channels, outputs, wide_outputs, kernel;
     const long image_row, out_height, out_width;  // of the padded input, in floats; before pooling
     const long pooled_height, pooled_width;
     const long run, run_row;  // a patch is `kernel` runs; their distance in padded weights
-    Floats image, image_gradient, plane, by_output, by_run, total, bias_total, values;
-    std::vector<int> places, window;
+    Floats image, image_gradient, plane, by_output, by_run, total, bias, bias_total, values;
+    std::vector<int> places, window, choices;
 
-    explicit Convolution(const Layer& of)
-        : layer(of), channels(of.channels), outputs(of.outputs), wide_outputs(padded(outputs)),
+    Convolution(const Layer& of, bool wide, long batch)
+        : layer(of), in(input_of(of, wide)), out(output_of(of, wide)), channels(of.channels), outputs(of.outputs), wide_outputs(padded(outputs)),
           kernel(of.kernel), image_row((of.width + 2 * of.padding) * channels),
           out_height((of.height + 2 * of.padding - kernel) / of.stride + 1),
           out_width((of.width + 2 * of.padding - kernel) / of.stride + 1),
@@ -78,31 +81,54 @@ struct Convolution {
         by_output.resize(kernel * run * wide_outputs);
         by_run.resize(outputs * kernel * run_row);
         total.resize(by_run.size());
+        bias.resize(wide_outputs);
         bias_total.resize(outputs);
         values.resize(pooled_height * pooled_width);
         places.resize(values.size());
         for (long y = 0; y < of.pool; ++y)
             for (long x = 0; x < of.pool; ++x) window.push_back(place(y, x));
+        choices.resize(batch * choice_size());
     }
 
-    long input_size() const { return channels * layer.height * layer.width; }
-    long output_size() const { return outputs * pooled_height * pooled_width; }
-    long choice_size() const { return wide_outputs * pooled_height * pooled_width; }
-
     // The weights (outputs, kernel, kernel, channels) in the two forms the products want; gradients to zero.
-    void open(const float* weight) {
+    void open(const float* weights) {
+        const float* weight = weights + layer.weight;
         const long length = kernel * run;
         for (long o = 0; o < outputs; ++o) {
             for (long k = 0; k < length; ++k) by_output[k * wide_outputs + o] = weight[o * length + k];
             for (long r = 0; r < kernel; ++r)
                 std::copy_n(weight + o * length + r * run, run, &by_run[(o * kernel + r) * run_row]);
         }
+        if (layer.bias >= 0) std::copy_n(weights + layer.bias, outputs, bias.data());
         std::fill(total.begin(), total.end(), 0.0f);
         std::fill(bias_total.begin(), bias_total.end(), 0.0f);
     }
 
-    // Writes up to LANES − 1 floats past `output` and reads as many past `bias`.
-    void forward(const float* input, const float* bias, float* output, int* choice) {
+    void forward(const Forward& pass) {
+        for (long b = 0; b < pass.batch; ++b)
+            forward(pass.x + b * in.size(), pass.y + b * out.size(), &choices[b * choice_size()]);
+    }
+
+    template <class Learn>
+    void backward(const Backward& pass, Learn) {
+        for (long b = 0; b < pass.batch; ++b)
+            backward(pass.x + b * in.size(), pass.gradient + b * out.size(), &choices[b * choice_size()],
+                     pass.into ? pass.into + b * in.size() : nullptr);
+    }
+
+    // The weights' gradients, summed over the examples since `open`.
+    template <class Learn>
+    void close(Learn learn) const {
+        for (long line = 0; line < outputs * kernel; ++line)
+            learn(layer.weight + line * run, &total[line * run_row], run);
+        if (layer.bias >= 0) learn(layer.bias, bias_total.data(), outputs);
+    }
+
+private:
+    long choice_size() const { return wide_outputs * pooled_height * pooled_width; }
+
+    // Writes up to LANES − 1 floats past `output`.
+    void forward(const float* input, float* output, int* choice) {
         pad(input);
         for (long y = 0; y < out_height; ++y) {
             const Left patches{&image[y * layer.stride * image_row], layer.stride * channels, image_row, 1,
@@ -118,14 +144,14 @@ struct Convolution {
         for (long y = 0; y < pooled_height; ++y)
             for (long x = 0; x < pooled_width; ++x)
                 for (long o = 0; o < outputs; o += LANES)
-                    pool(y, x, o, bias, output, choice);
+                    pool(y, x, o, output, choice);
     }
 
     // `gradient` is of the output, already zero where ReLU was; the input's is written if asked for.
     void backward(const float* input, const float* gradient, const int* choice, float* input_gradient) {
         pad(input);
         if (input_gradient) std::fill(image_gradient.begin(), image_gradient.end(), 0.0f);
-        for (long at = 0; at < output_size(); at += outputs)
+        for (long at = 0; at < out.size(); at += out.row)
             for (long o = 0; o < outputs; ++o) bias_total[o] += gradient[at + o];
         for (long o = 0; o < outputs; ++o) {
             const long count = list(gradient, choice, o);
@@ -140,30 +166,22 @@ struct Convolution {
             });
         }
         if (!input_gradient) return;
-        const long row = layer.width * channels;
+        const long row = layer.width * in.row;
         for (long y = 0; y < layer.height; ++y)
-            std::copy_n(&image_gradient[place_in(y)], row, input_gradient + y * row);
+            copy_places(&image_gradient[place_in(y)], channels, input_gradient + y * row, in.row, layer.width, channels);
     }
 
-    // The weights' gradients, summed over the examples since `open`.
-    template <class Learn>
-    void close(Learn learn) const {
-        for (long line = 0; line < outputs * kernel; ++line)
-            learn(layer.weight + line * run, &total[line * run_row], run);
-        if (layer.bias >= 0) learn(layer.bias, bias_total.data(), outputs);
-    }
-
-private:
     long place(long y, long x) const { return (y * image_row + x * channels) * layer.stride; }
     long place_in(long y) const { return (y + layer.padding) * image_row + layer.padding * channels; }
 
     void pad(const float* input) {
-        const long row = layer.width * channels;
-        for (long y = 0; y < layer.height; ++y) std::copy_n(input + y * row, row, &image[place_in(y)]);
+        const long row = layer.width * in.row;
+        for (long y = 0; y < layer.height; ++y)
+            copy_places(input + y * row, in.row, &image[place_in(y)], channels, layer.width, channels);
     }
 
     // The first largest of a window, as torch's; then bias and ReLU, which keep their order.
-    void pool(long y, long x, long o, const float* bias, float* output, int* choice) const {
+    void pool(long y, long x, long o, float* output, int* choice) const {
         const long side = layer.pool;
         const float* corner = &plane[(y * side * out_width + x * side) * wide_outputs + o];
         Vec best = load(corner);
@@ -175,9 +193,8 @@ private:
             best = more ? value : best;
             chosen = more ? IntVec{} + (first + window[index]) : chosen;
         }
-        if (bias) best += load(bias + o);
-        if (layer.relu) best = best < 0 ? Vec{} : best;
-        store(output + (y * pooled_width + x) * outputs + o, best);
+        best = activated(layer.activation, best + load(&bias[o]));
+        store(output + (y * pooled_width + x) * out.row + o, best);
         std::memcpy(choice + (y * pooled_width + x) * wide_outputs + o, &chosen, sizeof chosen);
     }
 
@@ -189,7 +206,7 @@ private:
         long count = 0;
         gradient += o;
         choice += o;
-        for (long at = 0; at < all; ++at, gradient += outputs, choice += wide_outputs) {
+        for (long at = 0; at < all; ++at, gradient += out.row, choice += wide_outputs) {
             place[count] = *choice;
             value[count] = *gradient;
             count += *gradient != 0;

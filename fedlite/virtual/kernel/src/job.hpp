@@ -3,14 +3,30 @@
 
 #include <cstdint>
 
-enum Kind : int64_t { DENSE = 0, CONVOLUTION = 1, FLATTEN = 2 };
+enum Kind : int64_t {
+    DENSE = 0,
+    CONVOLUTION = 1,  // with ReLU and pooling, for gradients of which few are not zero
+    FLATTEN = 2,
+    UNFOLDED = 3,     // a convolution for dense gradients
+    DEPTHWISE = 4,    // a convolution of each channel by itself
+    NORM = 5,         // GroupNorm
+    MEAN = 6,         // over all places
+    SUM = 7,          // of one value or two
+};
+
+enum Activation : int64_t { NONE = 0, RELU = 1, RELU6 = 2 };
+
+constexpr int64_t INPUT = -1, NOTHING = -2;  // what a layer may read besides another layer
 
 struct Layer {
-    int64_t kind, relu;
-    int64_t channels, height, width;  // of the input; a dense layer's is channels × 1 × 1
+    int64_t kind, activation;
+    int64_t source, other;          // which layers it reads: earlier ones, INPUT, or NOTHING as the other
+    int64_t channels, height, width;  // of the input; height is 0 where it is a vector and no image
     int64_t outputs, kernel, stride, padding;
     int64_t pool;                   // side of the pooling window after a convolution, 1 for none
+    int64_t groups;                 // of a norm
     int64_t weight, bias, range;    // where in the row of parameters; −1 for none
+    double epsilon;                 // of a norm
 };
 
 struct Settings {

@@ -8,6 +8,11 @@
 struct Score {
     double loss = 0;  // sum over examples
     int64_t hits = 0;
+
+    void operator+=(const Score& other) {
+        loss += other.loss;
+        hits += other.hits;
+    }
 };
 
 // `gradient` is of the sum of losses divided by `whole`; it may be null.

@@ -18,9 +18,10 @@ namespace {
 // One thread's workspace.
 class Trainer {
 public:
-    Trainer(const Job& of, long batch)
-        : job_(of), descent_(of),
-          network_(of.layers, of.num_layers, of.stride, batch, of.settings.bits == 8) {
+    // `part`: how many of a batch's examples pass the layers together.
+    Trainer(const Job& of, long batch, long part)
+        : job_(of), descent_(of), part_(part),
+          network_(of.layers, of.num_layers, of.stride, part, part == batch, of.settings.bits == 8) {
         for (const Stage& stage : network_.stages()) {
             if (stage.layer.weight >= 0) spans_.push_back({stage.layer.weight, stage.weights()});
             if (stage.layer.bias >= 0) spans_.push_back({stage.layer.bias, stage.layer.outputs});
@@ -37,9 +38,7 @@ public:
             Score score;
             for (long begin = 0; begin < count; begin += job_.settings.batch_size) {
                 const long batch = std::min<long>(job_.settings.batch_size, count - begin);
-                const Score of_batch = step(client, job_.order[client] + epoch * count + begin, batch);
-                score.loss += of_batch.loss;
-                score.hits += of_batch.hits;
+                score += step(client, job_.order[client] + epoch * count + begin, batch);
             }
             job_.loss[client] = score.loss / count;
             job_.hits[client] = score.hits;
@@ -50,23 +49,27 @@ public:
 private:
     const Job& job_;
     Descent descent_;
+    const long part_;
     Network network_;
     std::vector<std::pair<long, long>> spans_;
     Floats weights_;
     std::vector<int64_t> labels_;
 
     Score step(long client, const int64_t* chosen, long batch) {
-        const long size = network_.stages().front().input_size;
-        for (long b = 0; b < batch; ++b) {
-            network_.take(b, job_.x[client] + chosen[b] * size);
-            labels_[b] = job_.y[client][chosen[b]];
+        Score score;
+        for (long begin = 0; begin < batch; begin += part_) {
+            const long part = std::min(part_, batch - begin);
+            for (long b = 0; b < part; ++b) {
+                network_.take(b, job_.x[client] + chosen[begin + b] * network_.example_size());
+                labels_[b] = job_.y[client][chosen[begin + b]];
+            }
+            network_.forward(weights_.data(), part, begin == 0, Ranges::MOVE);
+            score += compare(network_.logits(), labels_.data(), part, network_.classes(), batch,
+                             network_.gradient());
+            network_.backward(begin + part == batch, [&](long at, const float* gradient, long count) {
+                descent_.learn(at, gradient, count);
+            });
         }
-        network_.forward(weights_.data(), batch, true, Ranges::MOVE);
-        const Score score = compare(network_.logits(), labels_.data(), batch, network_.classes(), batch,
-                                    network_.gradient());
-        network_.backward([&](long at, const float* gradient, long count) {
-            descent_.learn(at, gradient, count);
-        });
         descent_.finish(spans_);
         return score;
     }
@@ -94,27 +97,30 @@ private:
 // One thread's workspace for testing: all examples pass one set of weights, piece by piece.
 class Tester {
 public:
-    explicit Tester(const Test& of)
-        : test_(of), network_(of.layers, of.num_layers, of.stride, of.piece, of.bits == 8),
+    Tester(const Test& of, long part)
+        : test_(of), part_(part), network_(of.layers, of.num_layers, of.stride, part, true, of.bits == 8),
           weights_(of.weights, of.weights + of.stride) {}
 
     void operator()(long piece) {
-        const long begin = piece * test_.piece, batch = std::min(test_.piece, test_.count - begin);
-        const long size = network_.stages().front().input_size;
-        for (long b = 0; b < batch; ++b) network_.take(b, test_.x + (begin + b) * size);
-        network_.forward(weights_.data(), batch, !settled_, Ranges::STAND);
-        settled_ = true;
-        const Score score =
-            compare(network_.logits(), test_.y + begin, batch, network_.classes(), batch, nullptr);
+        const long last = std::min((piece + 1) * test_.piece, test_.count);
+        Score score;
+        for (long begin = piece * test_.piece; begin < last; begin += part_) {
+            const long part = std::min(part_, last - begin);
+            for (long b = 0; b < part; ++b) network_.take(b, test_.x + (begin + b) * network_.example_size());
+            network_.forward(weights_.data(), part, !opened_, Ranges::STAND);
+            opened_ = true;
+            score += compare(network_.logits(), test_.y + begin, part, network_.classes(), part, nullptr);
+        }
         test_.loss[piece] = score.loss;
         test_.hits[piece] = score.hits;
     }
 
 private:
     const Test& test_;
+    const long part_;
     Network network_;
     Floats weights_;
-    bool settled_ = false;
+    bool opened_ = false;
 };
 
 // Each thread makes itself a worker and calls it with items until none is left. 1 if memory ran out, else 0.
@@ -138,11 +144,14 @@ int share(int64_t items, int64_t threads, Make make) {
 extern "C" int fedlite_train(const Job* job) {
     const long most = *std::max_element(job->count, job->count + job->num_clients);
     const long batch = std::min<long>(most, job->settings.batch_size);
-    return share(job->num_clients, job->threads, [&] { return Trainer(*job, batch); });
+    // a range is of the whole batch
+    const long part = job->settings.bits == 8 ? batch : part_of_batch(job->layers, job->num_layers, batch);
+    return share(job->num_clients, job->threads, [&] { return Trainer(*job, batch, part); });
 }
 
 // As fedlite_train.
 extern "C" int fedlite_evaluate(const Test* test) {
     const long pieces = (test->count + test->piece - 1) / test->piece;
-    return share(pieces, test->threads, [&] { return Tester(*test); });
+    const long part = part_of_batch(test->layers, test->num_layers, test->piece);
+    return share(pieces, test->threads, [&] { return Tester(*test, part); });
 }
