@@ -28,9 +28,12 @@ struct Descent {
     // Take the gradient of `count` weights from `at` on; with clipping, only remember it.
     void learn(long at, const float* __restrict gradient, long count) {
         const Settings& set = job.settings;
-        if (!job.live && moments.empty() && kept.empty() && set.proximal_mu == 0 && set.weight_decay == 0) {
+        if (moments.empty() && kept.empty() && set.proximal_mu == 0 && set.weight_decay == 0) {
             float* __restrict w = weights + at;
-            for (long i = 0; i < count; ++i) w[i] -= set.learning_rate * gradient[i];
+            if (const float* __restrict live = job.live ? job.live + at : nullptr)
+                for (long i = 0; i < count; ++i) w[i] -= set.learning_rate * (gradient[i] * live[i]);
+            else
+                for (long i = 0; i < count; ++i) w[i] -= set.learning_rate * gradient[i];
             return;
         }
         constexpr long PIECE = 64;

@@ -67,8 +67,8 @@ static float largest(const float* w, long count) {
         most = size > most ? size : most;
     }
     float found = 0;
-    for (int lane = 0; lane < LANES; ++lane) found = std::fmax(found, most[lane]);
-    for (; i < count; ++i) found = std::fmax(found, std::fabs(w[i]));
+    for (int lane = 0; lane < LANES; ++lane) found = most[lane] > found ? most[lane] : found;
+    for (; i < count; ++i) found = std::fabs(w[i]) > found ? std::fabs(w[i]) : found;
     return found;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <new>
+#include <utility>
 #include <vector>
 
 #if defined(__AVX512F__)
@@ -29,13 +30,24 @@ static inline Vec load_some(const float* from, long count) {
     return value;
 }
 
+// Each lane and the one `BY` further on, round the end.
+template <int BY, int... LANE>
+static inline Vec fold(Vec value, std::integer_sequence<int, LANE...>) {
+#if defined(__clang__)
+    return value + __builtin_shufflevector(value, value, (LANE + BY) % LANES...);
+#else
+    return value + __builtin_shuffle(value, IntVec{(LANE + BY) % LANES...});
+#endif
+}
+
 // Sum of all lanes, always in the same order.
+template <int BY = LANES / 2>
 static inline float sum(Vec value) {
-    float lanes[LANES];
-    std::memcpy(lanes, &value, sizeof lanes);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    return lanes[0];
+    value = fold<BY>(value, std::make_integer_sequence<int, LANES>());
+    if constexpr (BY > 1)
+        return sum<BY / 2>(value);
+    else
+        return value[0];
 }
 
 static inline long padded(long count) { return (count + LANES - 1) / LANES * LANES; }
