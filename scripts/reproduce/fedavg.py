@@ -126,8 +126,8 @@ def _arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--cells", type=_cells, default=[*CELLS], help=f"some of {','.join(CELLS)}")
     parser.add_argument(
-        "--seeds", type=_seeds, default=[1],
-        help="like 1,2,3: the rate is searched with the first, the others run once at the best; ours is their mean",
+        "--seeds", type=_seeds, default=[1, 2, 3],
+        help="the rate is searched with the first, the others run once at the best; ours is the mean (default 1,2,3)",
     )  # fmt: skip
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--threads", type=int, default=cores, help="cores to use; the result is the same")
