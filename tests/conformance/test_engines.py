@@ -20,12 +20,14 @@ from fedlite.virtual.engines.compiled import Compiled
 from fedlite.virtual.engines.loop import Loop
 from fedlite.virtual.engines.pool import Pool
 from fedlite.virtual.rows import to_row
+from tests.virtual import local_ray
 
 ENGINES: dict[str, Callable[[Share], Engine]] = {
     "loop": Loop,
     "compiled": lambda share: Compiled(share, 2),
     "pool of 1": lambda share: Pool(share, 1),
     "pool of 3": lambda share: Pool(share, 3),
+    "ray": lambda share: local_ray.engine(),
 }
 SHAPE = (1, 8, 8)
 CLIENTS, SEEDS = [4, 0, 7, 2, 5], [11, 12, 13, 14, 15]
