@@ -89,10 +89,10 @@ def _lossless(
             rows += owed
     finite = np.isfinite(largest_rows(rows, threads)) if rows.size else np.ones(len(rows), np.bool_)
     rows[~finite] = 0
-    if layout.weights + layout.statistics < rows.shape[1]:
-        pruned = np.ones(rows.shape[1], np.bool_)
-        pruned[order] = False
-        rows[:, pruned] = 0
+    if len(order) < rows.shape[1]:
+        kept, bits = np.zeros(rows.shape[1], np.uint32), rows.view(np.uint32)
+        kept[order] = ~np.uint32(0)
+        bits &= kept  # as numbers, times 0, they could be −0
     if not codec.compressors:
         sizes = np.full(len(rows), codec.serializer.size(layout), np.int64)
         return _coded([sizes], rows, None, finite)

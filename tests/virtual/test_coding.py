@@ -17,7 +17,7 @@ from fedlite.compress.topk import TopK
 from fedlite.compress.zstd import Zstd
 from fedlite.errors import SettingsError, UpdateError
 from fedlite.seeds import generator
-from fedlite.types import Array, Masks, Params, Result, is_statistic
+from fedlite.types import Array, Masks, Params, Result
 from fedlite.virtual import coding
 from fedlite.virtual.coding import Coded, code_rows
 from fedlite.virtual.kernel import available, reduce
@@ -253,11 +253,3 @@ def test_the_largest_of_each_row() -> None:
     rows[4, 500] = -1e-45
     for threads in (1, 4):
         np.testing.assert_array_equal(reduce.largest_rows(rows, threads), np.abs(rows).max(axis=1))
-
-
-def test_statistics_are_where_the_model_has_them() -> None:
-    """The models here do mix them with weights."""
-    names = list(LIKES["mlp"]()[0])
-    places = [i for i, name in enumerate(names) if is_statistic(name)]
-    assert places
-    assert places[0] < len(names) - len(places)

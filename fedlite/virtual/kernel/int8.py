@@ -72,10 +72,22 @@ def pieces_of(like: Params, masks: Masks, *, per_channel: bool) -> Pieces:
         table[:, 0] = start + length * np.arange(spans)
         table[:, 2] = counts
         tables.append(table[table[:, 1] > 0])
-        places.append(np.nonzero(bits[counts < length])[1].astype(np.int32))
+        places.append(_places(bits, counts))
         live.append(bits.ravel().astype(np.uint8))
         start += value.size
     return Pieces(np.concatenate(tables), np.concatenate(live), np.concatenate(places))
+
+
+def _places(bits: NDArray[np.bool_], counts: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Where each row (spans, length) is True, counted from its start; rows that are True throughout left out."""
+    length = bits.shape[1]
+    if (some := counts < length).all():
+        rows = counts
+    else:
+        bits, rows = bits[some], counts[some]
+    starts = np.repeat(length * np.arange(len(rows)), rows)
+    places: NDArray[np.int64] = np.flatnonzero(bits) - starts
+    return places.astype(np.int32)
 
 
 def bodies_of(
