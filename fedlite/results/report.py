@@ -35,6 +35,7 @@ def render(config: Mapping[str, Any], rows: Sequence[Row], *, name: str) -> str:
         _header(config, name),
         _tiles(found),
         f'<div class="grid">{"".join(figures(rows, found))}</div>',
+        _device_table(found),
         _client_table(found),
         _dropped_table(found),
         _settings(config),
@@ -135,6 +136,16 @@ def _drop(found: Summary) -> str:
 
 def _per_round(found: Summary) -> str:
     return f"{seconds_text(found.seconds / found.rounds)} a round" if found.seconds and found.rounds else ""
+
+
+def _device_table(found: Summary) -> str:
+    """Whose updates a simulated fleet's model is made of."""
+    kinds = found.fleet.kinds if found.fleet else {}
+    lines = [
+        [name, f"{asked:,}", f"{counted:,}", percent_text(counted / asked if asked else None)]
+        for name, (asked, counted) in kinds.items()
+    ]
+    return _table("Devices", ["kind", "asked", "counted", "share"], lines, numeric_from=1) if lines else ""
 
 
 def _client_table(found: Summary) -> str:

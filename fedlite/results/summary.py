@@ -33,7 +33,7 @@ class ClientTotal:
 
 @dataclass(frozen=True)
 class FleetTotal:
-    """A simulated fleet over the whole run: virtual seconds, energy, and how many clients were lost why."""
+    """A simulated fleet over the whole run: virtual seconds, energy, how many clients were lost why or counted."""
 
     seconds: float
     waited: float
@@ -41,6 +41,7 @@ class FleetTotal:
     bytes_up: int
     bytes_down: int
     lost: Mapping[str, int]
+    kinds: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of device → (asked, counted)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,22 @@ def _fleet(rows: Sequence[Row]) -> FleetTotal | None:
         bytes_up=int(total["bytes_up"]),
         bytes_down=int(total["bytes_down"]),
         lost={meaning: int(total[key]) for key, meaning in LOST.items() if total[key]},
+        kinds=_kinds(rows),
     )
+
+
+def _kinds(rows: Sequence[Row]) -> dict[str, tuple[int, int]]:
+    """Kind of device → (how many were asked, how many counted)."""
+    found: dict[str, tuple[int, int]] = {}
+    for row in rows:
+        kinds = mapping(mapping(row, "fleet"), "kinds")
+        for name in kinds:
+            asked, counted = (
+                max(0, int(number(mapping(kinds, name), key) or 0)) for key in ("asked", "counted")
+            )
+            before = found.get(name, (0, 0))
+            found[name] = (before[0] + asked, before[1] + counted)
+    return dict(sorted(found.items()))
 
 
 def _last(points: Points) -> float | None:

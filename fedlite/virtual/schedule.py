@@ -3,6 +3,7 @@
 Who counts is decided from sizes and rates before anybody trains, so that only updates that count are computed.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -126,8 +127,10 @@ class Schedule:
 def fleet_row(outcome: Outcome, devices: Fleet) -> dict[str, Any]:
     """A round's virtual figures, as its row in the results holds them under "fleet".
 
-    Times in virtual seconds, energy in joules; `slowest` is the kind of device that was at work for longest.
+    Times in virtual seconds, energy in joules; `slowest` is the kind of device that was at work for longest, and
+    `kinds` says how many of each were asked and how many counted.
     """
+    lost = {name: getattr(outcome, name) for name in ("late", "failed", "left", "absent", "unfit")}
     row: dict[str, Any] = {
         "now": outcome.ended,
         "seconds": outcome.seconds,
@@ -136,10 +139,20 @@ def fleet_row(outcome: Outcome, devices: Fleet) -> dict[str, Any]:
         "bytes_down": outcome.spent.bytes_down,
         "bytes_up": outcome.spent.bytes_up,
     }
-    row |= {name: len(getattr(outcome, name)) for name in ("late", "failed", "left", "absent", "unfit")}
+    row |= {name: len(clients) for name, clients in lost.items()}
+    counted = _by_kind(outcome.counted, devices)
+    asked = sum((_by_kind(clients, devices) for clients in lost.values()), counted)
+    row["kinds"] = {name: {"asked": asked[name], "counted": counted[name]} for name in sorted(asked)}
     if last := (outcome.late or outcome.counted)[-1:]:
         row["slowest"] = devices.of(*last).name
     return row
+
+
+def _by_kind(clients: Sequence[int], devices: Fleet) -> Counter[str]:
+    """How many of these clients are of each kind."""
+    if not clients:
+        return Counter()
+    return Counter(devices.profiles[kind].name for kind in devices.kinds(clients).tolist())
 
 
 def open_schedule(

@@ -37,4 +37,5 @@ def on_a_clock(number: int) -> dict[str, Any]:
     """A round of a simulated fleet, by the virtual clock: half an hour, 2 Wh."""
     figures: dict[str, Any] = {"now": 1800.0 * number, "seconds": 1500.0, "waited": 300.0, "joules": 7200.0}
     figures |= {"bytes_down": 10**6, "bytes_up": 2 * 10**5, "slowest": "pi3"}
+    figures["kinds"] = {HOSTILE: {"asked": 8, "counted": 2}, "pi4": {"asked": 5, "counted": 5}}
     return figures | {"late": 3, "failed": number % 3, "left": 1, "absent": 0, "unfit": 2}

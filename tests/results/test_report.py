@@ -104,6 +104,9 @@ def test_a_simulated_fleet_has_its_time_energy_and_losses(tmp_path: Path) -> Non
         assert text in shown
     assert "36 late; 12 broke off; 12 left; 24 too little memory" in shown
     assert "not there" not in shown
+    words = " ".join(shown.split())
+    assert "kind asked counted share" in words
+    assert "96 24 25.0 % pi4 60 60 100.0 %" in words
     assert "virtual" not in " ".join(Page(render({}, rows(12), name="run")).texts)
 
 

@@ -64,6 +64,10 @@ def test_a_fleets_totals_by_hand() -> None:
     found = summarize([row(1, 60.0, late=2, bytes_up=10), row(2, 200.0, late=1, left=4), {"round": 3}])
     assert found.fleet == FleetTotal(200.0, 10.0, 1.0, 10, 0, {"late": 3, "left": 4})
     assert summarize(ROWS).fleet is None
+    kinds = {"pi4": {"asked": 3, "counted": 2}, "phone": {"asked": 1, "counted": "x"}}
+    both = summarize([row(1, 60.0, kinds=kinds), row(2, 70.0, kinds=kinds), row(3, 80.0, kinds={"pi4": 5})])
+    assert both.fleet is not None
+    assert both.fleet.kinds == {"phone": (2, 0), "pi4": (6, 4)}
     tables = fleets([row(1, 60.0), row(2, 200.0), {"round": 3, "fleet": "x"}, row(4, 300.0)])
     assert cumulated(tables, "joules", 3600) == [(1, 0.5), (2, 1.0), (4, 1.5)]
 

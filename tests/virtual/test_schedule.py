@@ -80,6 +80,7 @@ def test_the_deadline_and_who_it_leaves_behind() -> None:
         "left": 0,
         "absent": 0,
         "unfit": 0,
+        "kinds": {"fast": {"asked": 1, "counted": 1}, "slow": {"asked": 1, "counted": 0}},
         "slowest": "slow",
     }
     reasons = schedule.reasons(outcome, [kind["slow"], kind["fast"]], [100, 100])
