@@ -81,7 +81,9 @@ def write(
     """Write model.safetensors and, when bits is 8, the integer model.int8.safetensors; returns what they are worth."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.ascontiguousarray(value) for name, value in params.items()}
-    save_file(arrays, folder / "model.safetensors", metadata={"model": spec, "bits": str(bits)})
+    made = json.dumps({"bits": bits, "model": json.loads(spec)}, sort_keys=True)
+    metadata = {"fedlite": made}  # one entry: safetensors writes several in an order that varies
+    save_file(arrays, folder / "model.safetensors", metadata=metadata)
     summary: dict[str, object] = {
         "model": json.loads(spec),
         "parameters": sum(value.size for value in params.values()),
