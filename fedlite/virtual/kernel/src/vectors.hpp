@@ -7,6 +7,7 @@
 #include <vector>
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
 constexpr int LANES = 16, REGISTERS = 32;
 #elif defined(__AVX__)
 constexpr int LANES = 8, REGISTERS = 16;
@@ -25,9 +26,13 @@ static inline void store(float* to, Vec value) { *reinterpret_cast<Unaligned*>(t
 
 // The first `count` lanes, zeros after them; count < LANES.
 static inline Vec load_some(const float* from, long count) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+#else
     Vec value = {};
-    std::memcpy(&value, from, count * sizeof(float));
+    for (long lane = 0; lane < count; ++lane) value[lane] = from[lane];
     return value;
+#endif
 }
 
 // Each lane and the one `BY` further on, round the end.
