@@ -57,21 +57,26 @@ def bundle(steps: Sequence[bytes]) -> bytes:
 
 
 def receive(payload: bytes, held: Version | None, like: Params, codec: Codec) -> Version:
-    """The version a client holds after this payload. CodecError unless it starts from `held`."""
-    offset = 0
+    """The version a client holds after this payload; steps that it has made before are passed over.
+
+    CodecError unless the payload leads on from `held`, or is a whole model, or is empty.
+    """
+    offset, made = 0, payload == b""
     while offset < len(payload):
-        kind, _, mask_bytes, body_bytes = _head(payload, offset)
+        kind, number, mask_bytes, body_bytes = _head(payload, offset)
         end = offset + _PART.size + mask_bytes + body_bytes
         if end > len(payload):
             raise CodecError(f"downlink holds {len(payload)} bytes, {end} announced")
         part = payload[offset:end]
         if kind == _SNAPSHOT:
-            held = _load(part, like)
+            held, made = _load(part, like), True
         elif held is None:
             raise CodecError("downlink begins with a step, but this device holds no model yet")
-        else:
-            held = _apply(held, part, codec)
+        elif number > held.number:
+            held, made = _apply(held, part, codec), True
         offset = end
+    if not made:
+        raise CodecError("downlink leads nowhere that this device has not been")
     if held is None:
         raise CodecError("downlink is empty, but this device holds no model yet")
     return held

@@ -83,6 +83,10 @@ class Streaming:
         total = aggregate.start(params)
         for result in results:
             total = aggregate.add(total, result)
+        return self.conclude(params, state, total)
+
+    def conclude(self, params: Params, state: State, total: aggregate.Total) -> Combined:
+        """The strategy's step with the mean of what was added."""
         after, state = self.strategy.step(params, aggregate.finish(total), state)
         return Combined(after, state, aggregate.mean_metrics(total))
 

@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from fedlite.crypto.identity import Identity, PublicIdentity
 from fedlite.crypto.seal import Context, Opened, open_sealed, seal
@@ -37,9 +37,18 @@ class Report:
 
 def pack(report: Report) -> bytes:
     """The report as bytes; metrics are rounded to six digits, for they are for people."""
-    rounded = {name: float(f"{value:.6g}") for name, value in report.metrics.items()}
-    metrics = json.dumps(rounded, separators=(",", ":")).encode()
+    metrics = json.dumps(rounded(report.metrics), separators=(",", ":")).encode()
     return _HEAD.pack(_MAGIC, report.num_examples, len(metrics)) + metrics + report.payload
+
+
+def rounded(metrics: Metrics) -> dict[str, float]:
+    """Metrics as a report carries them."""
+    return {name: float(f"{value:.6g}") for name, value in metrics.items()}
+
+
+def clear_size(metrics: Metrics, payload_bytes: int) -> int:
+    """Bytes of what `Clear` sends for a report with these metrics, rounded, and a payload so long."""
+    return Clear.OVERHEAD + _HEAD.size + len(json.dumps(metrics, separators=(",", ":"))) + payload_bytes
 
 
 def unpack(body: bytes, *, max_examples: int) -> Report:
@@ -118,16 +127,25 @@ class Unsealer:
 class Clear:
     """No encryption: both ends."""
 
+    OVERHEAD: ClassVar[int] = 8
+
     def send(self, body: bytes, context: Context, seq: int) -> bytes:
         """The sequence number, then the report as it is."""
-        return seq.to_bytes(8, "big") + body
+        return seq.to_bytes(self.OVERHEAD, "big") + body
 
     def open(self, envelope: bytes, context: Context, client_id: str, max_bytes: int) -> Opened:
         """The report as it came; who sent it is what the transport says."""
-        if not 8 <= len(envelope) <= max_bytes + 8:
-            raise UpdateError(f"report holds {len(envelope)} bytes, at most {max_bytes + 8} wanted")
-        seq = int.from_bytes(envelope[:8], "big")
-        return Opened(payload=envelope[8:], sender=_NOBODY, seq=seq, digest=hashlib.sha256(envelope).digest())
+        if not self.OVERHEAD <= len(envelope) <= max_bytes + self.OVERHEAD:
+            raise UpdateError(
+                f"report holds {len(envelope)} bytes, at most {max_bytes + self.OVERHEAD} wanted"
+            )
+        seq = int.from_bytes(envelope[: self.OVERHEAD], "big")
+        return Opened(
+            payload=envelope[self.OVERHEAD :],
+            sender=_NOBODY,
+            seq=seq,
+            digest=hashlib.sha256(envelope).digest(),
+        )
 
 
 _NOBODY = PublicIdentity(signing_key=bytes(32), sealing_key=bytes(32))

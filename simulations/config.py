@@ -1,5 +1,6 @@
 """The simulator's settings: a job, and the clients it is run with."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,11 +21,21 @@ class Config(JobSettings):
     engine: Literal["auto", "torch"] = option(
         "auto", "auto trains cohorts in the compiled kernel where it can, torch one client after another"
     )
-    workers: int = option(1, "clients trained at the same time; results do not depend on it")
+    workers: int = option(0, "cores to train on; 0 takes all; results do not depend on it")
+    memory_gb: float = option(2.0, "memory for clients' updates and for what they owe; more lies on disk")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.app is not None and self.clients < 1:
             raise SettingsError(f"--clients is {self.clients}, at least 1 wanted for an app")
-        if self.workers < 1:
-            raise SettingsError(f"--workers is {self.workers}, at least 1 wanted")
+        if self.workers < 0:
+            raise SettingsError(f"--workers is {self.workers}, at least 0 wanted")
+        if not self.memory_gb > 0:
+            raise SettingsError(f"--memory-gb is {self.memory_gb}, above 0 wanted")
+
+    @property
+    def cores(self) -> int:
+        """How many cores to train on."""
+        if self.workers:
+            return self.workers
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

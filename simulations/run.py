@@ -1,7 +1,6 @@
-"""One simulation: the data set divided, a VirtualGrid of clients, the server app over it."""
+"""One simulation: the data set divided, a crew of virtual clients, the server app over it."""
 
-import math
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from threading import Event
@@ -10,16 +9,17 @@ import torch
 
 from fedlite import config as records
 from fedlite.apps.job import Workshop, make_job, node, open_ledger, unsigned
-from fedlite.apps.many import CohortApp
 from fedlite.apps.report import recorder
-from fedlite.apps.server import run
-from fedlite.compress.codec import codec_by_name
+from fedlite.apps.server import run_with
+from fedlite.apps.stacked import Stacked
 from fedlite.crypto.files import locked
 from fedlite.rounds import Model
 from fedlite.uplink import Clear
-from fedlite.virtual.grid import VirtualGrid
+from fedlite.virtual.engines.base import Engine, Work
+from fedlite.virtual.engines.compiled import Compiled, unable
+from fedlite.virtual.engines.loop import Loop
 from simulations.config import Config
-from simulations.population import Devices, Population, populate
+from simulations.population import Population, populate
 
 
 def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
@@ -29,22 +29,39 @@ def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
     folder = config.run_dir or Path("runs") / datetime.now().strftime(
         f"%Y%m%d-%H%M%S-{config.strategy.split(':')[0]}"
     )
-    endless = replace(config, deadline_seconds=math.inf)  # a loaded machine must not change a result
-    workshop = Workshop(endless, test)
-    devices = Devices(population, forgetful=codec_by_name(config.uplink_codec).lossless)
-    app = CohortApp(devices.of, threads=config.workers, kernel=config.engine != "torch")
+    workshop = Workshop(config, test)
     division = {"clients": config.clients, "partition": config.partition}
     with (
         locked(folder, wait=False),
         open_ledger(workshop, folder / "ledger.db", folder, **division) as ledger,
-        VirtualGrid(app, len(population), workers=config.workers) as grid,
         recorder(
             folder, records.record(config), config.rounds, _title(config, population), ledger
         ) as watcher,
+        Stacked(
+            settings=config,
+            ledger=ledger,
+            clients=len(population),
+            engine_of=_engine_of(config, population),
+            watcher=watcher,
+            stop=stop,
+            folder=folder,
+            memory=round(config.memory_gb * 1e9),
+            threads=config.cores,
+        ) as crew,
     ):
-        model = run(grid, make_job(workshop, Clear(), unsigned, node), ledger, watcher, stop)
+        model = run_with(crew, make_job(workshop, Clear(), unsigned, node), ledger, watcher, stop)
+        crew.keep(model.round_num)
         workshop.write(folder, model)
     return model, folder
+
+
+def _engine_of(config: Config, population: Population) -> Callable[[Work, Sequence[int]], Engine]:
+    def choose(work: Work, clients: Sequence[int]) -> Engine:
+        if config.engine == "auto" and unable(work) is None:
+            return Compiled(population.share, config.cores)
+        return Loop(population.share)
+
+    return choose
 
 
 def _title(config: Config, population: Population) -> str:

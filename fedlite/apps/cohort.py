@@ -17,6 +17,7 @@ from fedlite.rounds import Model
 from fedlite.types import Result
 
 DEPARTED_SECONDS = 15.0  # how long a round that has its quorum waits for a client whose connection is gone
+TOO_LATE = "was not among the first to answer"
 _LOOK_SECONDS = 0.5  # between looks at who has departed, was revoked, or whether to stop
 _POLL_SECONDS = 0.05  # on grids that cannot be waited on
 
@@ -109,7 +110,7 @@ class Exchange:
                         count += 1
                         yield result
         finally:
-            self._withdraw(list(self._waiting), "did not answer in time")
+            self._withdraw(list(self._waiting), TOO_LATE if count >= wanted else "did not answer in time")
         check_quorum(self.tally, len(nodes), quorum)
 
     def _believed(self, client_id: str) -> int:
@@ -197,7 +198,7 @@ class Exchange:
             self.tally.dropped[party.name] = str(error)
             return None
         if not counting:
-            self.tally.dropped[party.name] = "came after the cohort was full"
+            self.tally.dropped[party.name] = TOO_LATE
             return None
         self._count(node, party, result, counted)
         return result

@@ -3,12 +3,19 @@
 That is decided before anybody trains. What a client sends is then as large as what was sent in the round before.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fedlite.apps.settings import JobSettings
-from fedlite.virtual.schedule import Schedule, fleet_row
+from fedlite.errors import QuorumError
+from fedlite.virtual.clock import Outcome
+from fedlite.virtual.schedule import STEP, Schedule, fleet_row
+
+MOST_ATTEMPTS = 60  # at a round, with STEP seconds between them: an hour
+
+Sizes = Callable[[Sequence[int]], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Timed:
 
     schedule: Schedule
     settings: JobSettings
-    sizes: Callable[[Sequence[int]], Sequence[int]]
+    sizes: Sizes
     _update_bytes: float | None = None
 
     def resume(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -44,28 +51,77 @@ class Timed:
         if sent:
             self._update_bytes = sum(sent) / len(sent)
 
-    def choose(self, clients: int, round_num: int) -> list[int]:
+    def choose(self, clients: int, round_num: int, attempt: int = 0) -> list[int]:
         """Some of the clients that are there, more than the cohort if so many are to be asked.
 
         QuorumError if so few as the quorum are not there in a week.
         """
         settings = self.settings
         size = round((settings.cohort or clients) * settings.over_selection)
-        return self.schedule.draw(clients, size, settings.seed, round_num, quorum=settings.quorum)
+        return self.schedule.draw(
+            clients, size, settings.seed, round_num, quorum=settings.quorum, attempt=attempt
+        )
 
-    def plan(self, round_num: int, asked: Sequence[int], bytes_down: Sequence[int], limit: int) -> Plan:
-        """What becomes of the round; an update has at most `limit` bytes, in the first round as many."""
-        settings, samples = self.settings, self.sizes(asked)
-        outcome = self.schedule.play(
+    def plan(self, round_num: int, clients: int, asked: Sequence[int], bytes_down: Sizes, limit: int) -> Plan:
+        """What becomes of the round; an update has at most `limit` bytes, in the first round as many.
+
+        A round that misses its quorum costs what it costs and is begun again a minute later, with others of the
+        `clients`; `row` has the sums. QuorumError, with the reasons, after MOST_ATTEMPTS.
+        """
+        row: dict[str, Any] = {}
+        for attempt in range(MOST_ATTEMPTS):
+            if attempt:
+                self.schedule.wait(STEP)
+                asked = self.choose(clients, round_num, attempt)
+            samples = self.sizes(asked)
+            outcome = self._play(round_num, attempt, asked, samples, bytes_down(asked), limit)
+            row = _sum(row, fleet_row(outcome, self.schedule.devices))
+            dropped = self.schedule.reasons(outcome, asked, samples)
+            if len(outcome.counted) >= self.settings.quorum:
+                late = frozenset(outcome.late)
+                train = [client for client in asked if client in late or client not in dropped]
+                return Plan(train, late, dropped, {"fleet": row})
+        why = "; ".join(f"{count} times: {reason}" for reason, count in Counter(dropped.values()).items())
+        raise QuorumError(
+            f"round {round_num} was begun {MOST_ATTEMPTS} times; at last {len(outcome.counted)} of {len(asked)} "
+            f"clients were done in time, {self.settings.quorum} wanted. {why}"
+        )
+
+    def _play(
+        self,
+        round_num: int,
+        attempt: int,
+        asked: Sequence[int],
+        samples: Sequence[int],
+        bytes_down: Sequence[int],
+        limit: int,
+    ) -> Outcome:
+        return self.schedule.play(
             round_num,
             asked,
             samples=samples,
             bytes_down=bytes_down,
             bytes_up=round(min(limit, self._update_bytes or limit)),
-            wanted=settings.cohort or len(asked),
-            deadline=settings.deadline_seconds,
+            wanted=self.settings.cohort or len(asked),
+            deadline=self.settings.deadline_seconds,
+            attempt=attempt,
         )
-        dropped = self.schedule.reasons(outcome, asked, samples)
-        late = frozenset(outcome.late)
-        train = [client for client in asked if client in late or client not in dropped]
-        return Plan(train, late, dropped, {"fleet": fleet_row(outcome, self.schedule.devices)})
+
+
+def _sum(before: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a round's attempts as one row's: sums, but for the time it is, and what is no number."""
+    if not before:
+        return dict(row)
+    summed = {
+        key: before[key] + value
+        for key, value in row.items()
+        if key != "now" and isinstance(value, int | float)
+    }
+    kinds = {
+        name: {
+            key: sum(each["kinds"].get(name, {}).get(key, 0) for each in (before, row))
+            for key in ("asked", "counted")
+        }
+        for name in sorted({*before["kinds"], *row["kinds"]})
+    }
+    return {**row, **summed, "kinds": kinds, "attempts": before.get("attempts", 1) + 1}

@@ -4,8 +4,7 @@ Replies come back in the order the messages were pushed, whatever the number of 
 """
 
 import gc
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -22,18 +21,16 @@ from fedlite.flower import (
     readdress,
 )
 
-COHORT = 64  # clients that an app which takes many is given at once: cores are busy, and memory suffices
+FIRST_NODE = 2  # 1 is Flower's number for the server
 _ALLOCATIONS = 50_000  # between garbage collections in a round: those of about a hundred models
 
-Many = Callable[[Sequence[tuple[Message, Context]]], Sequence[Message | Exception]]
 NodeConfig = Mapping[str, bool | float | int | str]
 
 
 class VirtualGrid(RunGrid):
     """`num_nodes` clients with ids 2 … num_nodes + 1, each with its own context; `workers` ≥ 1 run at a time.
 
-    An app with a method `answer_many` gets up to COHORT requests at a time and returns a reply, or an exception,
-    for each (see fedlite.apps.many). `node_config(index)` is what Flower passes a node as its configuration. A
+    `node_config(index)` is what Flower passes a node as its configuration. A
     context is made for each message; between messages a node is its `state`, if there is anything in it, and
     takes no memory otherwise. Use as a context manager, or call `close`.
     """
@@ -51,11 +48,9 @@ class VirtualGrid(RunGrid):
         if num_nodes < 1 or workers < 1:
             raise SettingsError(f"{num_nodes} nodes and {workers} workers; at least 1 of each wanted")
         self._app, self._node_config, self._run_config = app, node_config, dict(run_config or {})
-        self._node_ids = range(2, num_nodes + 2)
+        self._node_ids = range(FIRST_NODE, num_nodes + FIRST_NODE)
         self._states: dict[int, RecordDict] = {}  # of nodes that have something to remember
         self._requests: dict[str, Message] = {}  # pushed, not answered yet, in order
-        self._ready: dict[str, Message] = {}  # answered, not pulled yet
-        self._many: Many | None = getattr(app, "answer_many", None)
         self._futures: dict[str, Future[Message]] = {}
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
         self._count = 0
@@ -84,42 +79,24 @@ class VirtualGrid(RunGrid):
             request = self._address(message)
             message_id = request.metadata.message_id
             self._requests[message_id] = request
-            if self._pool is not None and self._many is None:
+            if self._pool is not None:
                 self._futures[message_id] = self._pool.submit(self._handle, request)
             ids.append(message_id)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Run (or wait for) the first of these that is outstanding; its reply, and those that came with it."""
-        ids = list(message_ids)
-        first = next((each for each in ids if each in self._requests or each in self._ready), None)
+        """Run (or wait for) the first of these that is outstanding, and give its reply."""
+        first = next((each for each in message_ids if each in self._requests), None)
         if first is None:
             return []
-        if first not in self._ready:
-            self._run_from(first)
-        return [self._ready.pop(each) for each in ids if each in self._ready]
-
-    def _run_from(self, message_id: str) -> None:
-        """Make the reply of a message, and of the next ones pushed where the app takes many at once."""
-        if self._many is None:
-            request, future = self._requests.pop(message_id), self._futures.pop(message_id, None)
-            self._ready[message_id] = future.result() if future is not None else self._handle(request)
-            return
-        waiting = itertools.dropwhile(lambda each: each != message_id, self._requests)
-        block = {each: self._requests.pop(each) for each in list(itertools.islice(waiting, COHORT))}
-        requests = [(request, self._context(request.metadata.dst_node_id)) for request in block.values()]
-        outcomes = self._many(requests)
-        for _, context in requests:
-            self._keep(context)
-        for request, outcome in zip(block.values(), outcomes, strict=True):
-            reply = _failure(request, outcome) if isinstance(outcome, Exception) else outcome
-            self._ready[request.metadata.message_id] = reply
+        request, future = self._requests.pop(first), self._futures.pop(first, None)
+        return [future.result() if future is not None else self._handle(request)]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Every reply, in the order of the messages; a virtual client always answers, so `timeout` has no use."""
-        if self._pool is None and self._many is None:
+        if self._pool is None:
             with _collecting_seldom():
                 return [self._handle(self._address(message)) for message in messages]
         ids = list(self.push_messages(messages))
@@ -160,7 +137,7 @@ class VirtualGrid(RunGrid):
         return reply
 
     def _context(self, node_id: int) -> Context:
-        config, state = dict(self._node_config(node_id - 2)), self._states.get(node_id)
+        config, state = dict(self._node_config(node_id - FIRST_NODE)), self._states.get(node_id)
         state = RecordDict() if state is None else state
         return Context(self._run.run_id, node_id, config, state, dict(self._run_config))
 

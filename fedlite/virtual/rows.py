@@ -5,11 +5,14 @@ A row is the model's tensors, each flattened row-major, one after another in the
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.types import Array, Params, is_statistic
+
+Float = TypeVar("Float", np.float32, np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +65,7 @@ def to_row(values: Params) -> Array:
     return np.concatenate([np.zeros(0, np.float32), *(value.ravel() for value in values.values())])
 
 
-def from_row(row: Array, like: Params) -> dict[str, Array]:
+def from_row(row: NDArray[Float], like: Params) -> dict[str, NDArray[Float]]:
     """The row as tensors: views of it."""
     return {name: row[span].reshape(like[name].shape) for name, span in spans(like)}
 

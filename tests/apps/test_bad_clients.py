@@ -465,7 +465,7 @@ def test_with_over_selection_the_first_to_answer_count(
     apps = [client(0, Clear()), client(1, Clear()), client(2, Clear())]
     model, notes = federate(tmp_path, apps, settings, grid_type=Silent)
     assert_same(model, honest(JOB))
-    assert notes.rows[0]["dropped"] == {BAD: "did not answer in time"}
+    assert notes.rows[0]["dropped"] == {BAD: "was not among the first to answer"}
 
 
 def test_an_update_that_came_too_late_arrives_with_the_next(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
-"""The cohort app against the client app alone: the same federation, the same parameters."""
+"""A stacked cohort against devices over a grid: the same federation, the same parameters, the same record."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,51 +12,130 @@ import pytest
 from fedlite.apps.client import client_app
 from fedlite.apps.device import Device, Fixed, Ram
 from fedlite.apps.job import Workshop, make_job, node, unsigned, unverified
-from fedlite.apps.many import CohortApp
-from fedlite.apps.server import run
+from fedlite.apps.server import run, run_with
 from fedlite.apps.settings import JobSettings
-from fedlite.flower import ClientApp, Context
+from fedlite.apps.stacked import Stacked, name_of
+from fedlite.data.base import Dataset
+from fedlite.errors import SettingsError
+from fedlite.flower import Context
 from fedlite.ledger.store import Ledger
 from fedlite.rounds import Model
+from fedlite.types import Params
 from fedlite.uplink import Clear
+from fedlite.virtual.engines.base import Engine, Samples, Share
+from fedlite.virtual.engines.compiled import Compiled
+from fedlite.virtual.engines.loop import Loop
 from fedlite.virtual.grid import VirtualGrid
 from tests.integration.federation import Notes, shares
 
-FLOAT = {
+CLIENTS = 7
+FLOAT: dict[str, Any] = {
     "bits": 32,
     "sparsity": 0.5,
     "prune_round": 2,
     "uplink_codec": "float32",
     "downlink_codec": "float32",
 }
+EngineOf = Callable[[Share], Engine]
 
 
-def federate(
-    settings: JobSettings, folder: Path, *, together: bool, threads: int = 1, empty: int = -1
-) -> tuple[Model, Notes]:
+def samples(empty: int = -1) -> list[Samples]:
+    data: list[Dataset] = shares(CLIENTS)
+    return [
+        (each.x[:0], each.y[:0]) if client == empty else (each.x, each.y) for client, each in enumerate(data)
+    ]
+
+
+def by_messages(settings: JobSettings, folder: Path, *, empty: int = -1) -> tuple[Model, Notes]:
+    """Devices on a grid, each answering its offer alone."""
     folder.mkdir()
-    data, memories = shares(7), [Ram() for _ in range(7)]
+    data, memories, notes = samples(empty), [Ram() for _ in range(CLIENTS)], Notes()
 
     def device_of(context: Context) -> Device:
         index = int(context.node_config["partition-id"])
-        x, y = data[index].x, data[index].y
-        source = Fixed(x[:0], y[:0]) if index == empty else Fixed(x, y)
-        return Device(f"client-{index}", source, memories[index], Clear(), unverified)
+        return Device(name_of(index), Fixed(*data[index]), memories[index], Clear(), unverified)
 
-    app: ClientApp = CohortApp(device_of, threads=threads) if together else client_app(device_of)
-    notes = Notes()
-    with Ledger.open(folder / "ledger.db", settings.identity()) as ledger, VirtualGrid(app, 7) as grid:
+    with (
+        Ledger.open(folder / "ledger.db", settings.identity()) as ledger,
+        VirtualGrid(client_app(device_of), CLIENTS) as grid,
+    ):
         return run(grid, make_job(Workshop(settings), Clear(), unsigned, node), ledger, notes, Event()), notes
+
+
+def stacked(
+    settings: JobSettings,
+    folder: Path,
+    engine_of: EngineOf = Loop,
+    *,
+    empty: int = -1,
+    memory: int = 2**28,
+    threads: int = 1,
+    stop: Event | None = None,
+) -> tuple[Model, Notes]:
+    """The same clients as a stacked cohort; run again in a folder, it goes on."""
+    folder.mkdir(exist_ok=True)
+    data, notes, stop = samples(empty), Notes(), stop or Event()
+    with (
+        Ledger.open(folder / "ledger.db", settings.identity()) as ledger,
+        Stacked(
+            settings=settings,
+            ledger=ledger,
+            clients=CLIENTS,
+            engine_of=lambda work, clients: engine_of(lambda client: data[client]),
+            watcher=notes,
+            stop=stop,
+            folder=folder,
+            memory=memory,
+            threads=threads,
+        ) as crew,
+    ):
+        job = make_job(Workshop(settings), Clear(), unsigned, node)
+        model = run_with(crew, job, ledger, notes, stop)
+        crew.keep(model.round_num)
+    return model, notes
+
+
+def record(notes: Notes) -> list[dict[str, Any]]:
+    """Rows without what a clock measured, and without the words for who was dropped."""
+    rows = []
+    for row in notes.rows:
+        clients = {
+            name: {key: value for key, value in client.items() if key != "seconds"}
+            for name, client in row["clients"].items()
+        }
+        rows.append({**row, "seconds": None, "clients": clients, "dropped": set(row["dropped"])})
+    return rows
+
+
+def assert_same(got: Params, want: Params) -> None:
+    for name, value in want.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedprox:mu=0.1", "fedadam", "flwr:FedMedian"])
+@pytest.mark.parametrize("codec", ["int8", "int8-tensor", "float32", "plain"])
+def test_the_same_bits_and_the_same_record(tmp_path: Path, codec: str, strategy: str) -> None:
+    """Pruning on the way, more asked than count, one client without samples: torch on both sides."""
+    settings = JobSettings(
+        rounds=5, model="linear", strategy=strategy, epochs=1, cohort=4, over_selection=1.5, uplink_codec=codec,
+        downlink_codec="int8", prune_round=2,
+    )  # fmt: skip
+    want, told = by_messages(settings, tmp_path / "messages", empty=3)
+    got, noted = stacked(settings, tmp_path / "stacked", empty=3)
+    assert_same(got.params, want.params)
+    assert_same(got.held.params, want.held.params)
+    assert_same(got.state, want.state)
+    assert record(noted) == record(told)
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedprox:mu=0.1", "fedadam", "flwr:FedMedian"])
 @pytest.mark.parametrize("model", ["linear", "2nn", "small_cnn"])
-def test_five_rounds_agree_to_1e_5(tmp_path: Path, strategy: str, model: str) -> None:
+def test_five_compiled_rounds_agree_to_1e_5(tmp_path: Path, strategy: str, model: str) -> None:
     settings = JobSettings(
         rounds=5, model=model, strategy=strategy, evaluate_every=0, learning_rate=0.05, momentum=0.5, cohort=5, **FLOAT
     )  # fmt: skip
-    alone, _ = federate(settings, tmp_path / "alone", together=False)
-    together, _ = federate(settings, tmp_path / "together", together=True)
+    alone, _ = by_messages(settings, tmp_path / "alone")
+    together, _ = stacked(settings, tmp_path / "together", lambda share: Compiled(share, 2))
     for name, want in alone.params.items():
         scale = float(np.abs(want).max())
         np.testing.assert_allclose(together.params[name], want, rtol=0, atol=1e-5 * scale, err_msg=name)
@@ -61,15 +143,72 @@ def test_five_rounds_agree_to_1e_5(tmp_path: Path, strategy: str, model: str) ->
 
 def test_threads_do_not_show(tmp_path: Path) -> None:
     settings = JobSettings(rounds=3, evaluate_every=0, prune_round=1)
-    hashes = {
-        federate(settings, tmp_path / str(threads), together=True, threads=threads)[0].held.hash
-        for threads in (1, 2, 5)
-    }
+    hashes = set()
+    for threads in (1, 2, 5):
+        model, _ = stacked(
+            settings, tmp_path / str(threads), lambda share, n=threads: Compiled(share, n), threads=threads
+        )
+        hashes.add(model.held.hash)
     assert len(hashes) == 1
+
+
+def one_clients_memory(settings: JobSettings, folder: Path) -> int:
+    """Bytes that a block of one client takes; a linear model on digits has 650 parameters and two ranges."""
+    return 2 * 5 * 4 * (650 + 2)
+
+
+def test_neither_blocks_nor_disk_show(tmp_path: Path) -> None:
+    """Memory for one client at a time: what the others owe lies in a file."""
+    settings = JobSettings(rounds=4, model="linear", epochs=1, evaluate_every=0, prune_round=2)
+    large, _ = stacked(settings, tmp_path / "large")
+    small, _ = stacked(settings, tmp_path / "small", memory=one_clients_memory(settings, tmp_path))
+    assert small.held.hash == large.held.hash
+
+
+def test_memory_for_less_than_one_client_is_refused(tmp_path: Path) -> None:
+    settings = JobSettings(rounds=1, model="linear", evaluate_every=0)
+    with pytest.raises(SettingsError, match="one client of this model"):
+        stacked(settings, tmp_path / "run", memory=one_clients_memory(settings, tmp_path) - 2)
+
+
+@pytest.mark.parametrize("field", ["cohort", "quorum"])
+def test_more_than_there_are_is_refused(tmp_path: Path, field: str) -> None:
+    settings = replace(JobSettings(rounds=1, model="linear"), **{field: CLIENTS + 1})  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=f"--{field} is 8, but there are 7 clients"):
+        stacked(settings, tmp_path / "run")
+
+
+def test_going_on_is_as_if_never_stopped(tmp_path: Path) -> None:
+    """What clients owe and hold outlives the program."""
+    whole = JobSettings(rounds=6, model="linear", epochs=1, cohort=4, over_selection=1.5, prune_round=2)
+    want, told = stacked(whole, tmp_path / "whole")
+    stacked(replace(whole, rounds=3), tmp_path / "parts")
+    got, noted = stacked(whole, tmp_path / "parts")
+    assert got.held.hash == want.held.hash
+    assert record(noted) == record(told)[3:]
+
+
+def test_a_lost_state_is_told(tmp_path: Path) -> None:
+    settings = JobSettings(rounds=2, model="linear", epochs=1, evaluate_every=0)
+    stacked(settings, tmp_path / "run")
+    (tmp_path / "run" / "clients.state").unlink()
+    _, notes = stacked(replace(settings, rounds=3), tmp_path / "run")
+    assert any("forgotten" in text for text in notes.texts)
+
+
+def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
+    settings = JobSettings(rounds=2, model="linear", epochs=1, evaluate_every=0)
+    stacked(settings, tmp_path / "run")
+    path = tmp_path / "run" / "clients.state"
+    data = bytearray(path.read_bytes())
+    data[-600] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SettingsError, match="check value"):
+        stacked(replace(settings, rounds=3), tmp_path / "run")
 
 
 def test_a_client_without_samples_fails_alone(tmp_path: Path) -> None:
     settings = JobSettings(rounds=2, evaluate_every=0)
-    _, notes = federate(settings, tmp_path / "run", together=True, empty=3)
+    _, notes = stacked(settings, tmp_path / "run", lambda share: Compiled(share, 2), empty=3)
     assert [row["num_clients"] for row in notes.rows] == [6, 6]
     assert all("no samples" in row["dropped"]["5"] for row in notes.rows)

@@ -1,4 +1,4 @@
-"""VirtualGrid by itself: order, failures, memory of nodes, workers, and apps that take many messages at once."""
+"""VirtualGrid by itself: order, failures, memory of nodes, workers."""
 
 import gc
 import time
@@ -8,7 +8,7 @@ import pytest
 
 from fedlite.errors import SettingsError, UpdateError
 from fedlite.flower import APP_FAILED, ClientApp, ConfigRecord, Context, Message, RecordDict
-from fedlite.virtual.grid import COHORT, VirtualGrid
+from fedlite.virtual.grid import VirtualGrid
 
 FIRST = 2  # the id of the first node
 
@@ -200,31 +200,3 @@ def test_garbage_collection_is_left_as_it_was(threshold: int) -> None:
         gc.set_threshold(*before)
     assert after == (threshold, *before[1:])
     assert seen == [threshold and max(threshold, 50_000)]
-
-
-class Many(ClientApp):
-    """Answers a block of messages at once; the node with `id % 10 == 0` fails."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks: list[int] = []
-
-    def answer_many(self, requests: Sequence[tuple[Message, Context]]) -> list[Message | Exception]:
-        self.blocks.append(len(requests))
-        return [
-            ValueError("tenth") if context.node_id % 10 == 0 else count(message, context)
-            for message, context in requests
-        ]
-
-
-def test_an_app_that_takes_many_gets_blocks_and_fails_one_by_one() -> None:
-    app = Many()
-    nodes = range(FIRST, FIRST + 2 * COHORT + 3)
-    with VirtualGrid(app, len(nodes)) as grid:
-        replies = list(grid.send_and_receive(ask(*nodes)))
-        again = list(grid.send_and_receive(ask(3, 10)))
-    assert app.blocks == [COHORT, COHORT, 3, 2]
-    assert [reply.metadata.src_node_id for reply in replies] == list(nodes)
-    assert [reply.has_error() for reply in replies] == [node % 10 == 0 for node in nodes]
-    assert asked(again[:1]) == [2]
-    assert again[1].error.reason == "ValueError: tenth"

@@ -1,0 +1,203 @@
+"""What a virtual client keeps between its rounds: which version it holds, and what it still owes the server.
+
+Held in memory up to a limit; beyond it, the rows that were not used for longest lie in a file.
+"""
+
+import json
+import os
+import tempfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlite.errors import StateError
+from fedlite.types import Array
+
+_FORM = "fedlite.owed.1"
+
+
+@dataclass
+class Rows:
+    """Client → one row of `width` float32. Holds `limit` bytes of them in memory and the others in `folder`."""
+
+    width: int
+    limit: int
+    folder: Path
+    _near: OrderedDict[int, Array] = field(default_factory=OrderedDict)
+    _far: dict[int, int] = field(default_factory=dict)  # client → place in the file
+    _free: list[int] = field(default_factory=list)
+    _places: int = 0
+    _file: IO[bytes] | None = None
+
+    def __contains__(self, client: int) -> bool:
+        return client in self._near or client in self._far
+
+    def __len__(self) -> int:
+        return len(self._near) + len(self._far)
+
+    def get(self, client: int) -> Array | None:
+        """The client's row, not to be written to; None if it has none."""
+        if client in self._near:
+            self._near.move_to_end(client)
+            return self._near[client]
+        return self._read(self._far[client]) if client in self._far else None
+
+    def put(self, client: int, row: Array) -> None:
+        """Keep a row; what was there before is gone. The row must not be changed any more."""
+        self.drop(client)
+        self._near[client] = row
+        while len(self._near) * self.width * 4 > self.limit:
+            self._spill(*self._near.popitem(last=False))
+
+    def drop(self, client: int) -> None:
+        """Forget a client's row, if it has one."""
+        self._near.pop(client, None)
+        if (place := self._far.pop(client, None)) is not None:
+            self._free.append(place)
+
+    def clients(self) -> list[int]:
+        """Who has a row, in order of their numbers."""
+        return sorted([*self._near, *self._far])
+
+    def close(self) -> None:
+        """Forget everything."""
+        if self._file is not None:
+            self._file.close()
+        self._near.clear()
+        self._far.clear()
+
+    def _spill(self, client: int, row: Array) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115  (closed by `close`)
+        place = self._place()
+        os.pwrite(self._file.fileno(), np.ascontiguousarray(row).data, place * self.width * 4)
+        self._far[client] = place
+
+    def _place(self) -> int:
+        if self._free:
+            return self._free.pop()
+        self._places += 1
+        return self._places - 1
+
+    def _read(self, place: int) -> Array:
+        assert self._file is not None
+        data = os.pread(self._file.fileno(), self.width * 4, place * self.width * 4)
+        return np.frombuffer(data, np.float32)
+
+
+@dataclass
+class Owed:
+    """What clients owe: `losses` of the codec, and `lost`, a last update that did not arrive, losses included.
+
+    `holds` says which version of the model each client was last known to hold.
+    """
+
+    losses: Rows
+    lost: Rows
+    holds: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls, width: int, limit: int, folder: Path) -> "Owed":
+        """Nobody owes anything; `limit` is in bytes."""
+        return cls(Rows(width, limit // 2, folder), Rows(width, limit // 2, folder))
+
+    def of(self, clients: Sequence[int]) -> Array | None:
+        """(clients, width): what each sends on top of its next update; None if nobody owes anything."""
+        return _stacked([self._owes(client) for client in clients], self.losses.width)
+
+    def settle(self, clients: Sequence[int], residual: Array | None) -> None:
+        """These clients' reports were counted; `residual` is what the codec left of them."""
+        for place, client in enumerate(clients):
+            self.lost.drop(client)
+            if residual is not None:
+                self.losses.put(client, residual[place].copy())
+
+    def lose(self, clients: Sequence[int], updates: Array, learned: NDArray[np.bool_]) -> None:
+        """These clients' reports did not count: they owe their update and what the codec had lost before.
+
+        Of updates that were lost only the last is owed; statistics never are.
+        """
+        for place, client in enumerate(clients):
+            before = self.losses.get(client)
+            row = updates[place] if before is None else updates[place] + before
+            self.lost.put(client, np.where(learned, row, np.float32(0)))
+
+    def _owes(self, client: int) -> Array | None:
+        lost = self.lost.get(client)
+        return lost if lost is not None else self.losses.get(client)
+
+    def close(self) -> None:
+        """Forget everything."""
+        self.losses.close()
+        self.lost.close()
+
+    def save(self, path: Path, round_num: int) -> None:
+        """Write everything, whole or not at all, as of this round."""
+        partial = path.with_name(path.name + ".part")
+        with partial.open("wb") as file:
+            for kind in (self.losses, self.lost):
+                clients = kind.clients()
+                head = {
+                    "form": _FORM,
+                    "round": round_num,
+                    "width": kind.width,
+                    "clients": clients,
+                    "holds": list(self.holds.items()) if kind is self.losses else [],
+                }
+                file.write(json.dumps(head).encode() + b"\n")
+                crc = 0
+                for client in clients:
+                    row = np.ascontiguousarray(kind.get(client)).tobytes()
+                    crc = zlib.crc32(row, crc)
+                    file.write(row)
+                file.write(crc.to_bytes(4, "big"))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    def load(self, path: Path, round_num: int) -> bool:
+        """Take what was saved as of this round; False if there is none. StateError if it is damaged."""
+        if not path.exists():
+            return False
+        with path.open("rb") as file:
+            for kind in (self.losses, self.lost):
+                try:
+                    head = json.loads(file.readline())
+                    form, saved, width, clients = (head[key] for key in ("form", "round", "width", "clients"))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise _damaged(path, "its head cannot be read") from error
+                if form != _FORM or width != kind.width:
+                    raise _damaged(path, f"it holds {form} of {width} numbers, not of {kind.width}")
+                if saved != round_num:
+                    return False
+                self.holds.update((int(client), int(version)) for client, version in head["holds"])
+                crc = 0
+                for client in clients:
+                    row = file.read(width * 4)
+                    if len(row) != width * 4:
+                        raise _damaged(path, "it ends early")
+                    crc = zlib.crc32(row, crc)
+                    kind.put(int(client), np.frombuffer(row, np.float32))
+                if file.read(4) != crc.to_bytes(4, "big"):
+                    raise _damaged(path, "its check value is wrong")
+        return True
+
+
+def _stacked(found: list[Array | None], width: int) -> Array | None:
+    if all(row is None for row in found):
+        return None
+    rows: Array = np.zeros((len(found), width), np.float32)
+    for place, row in enumerate(found):
+        if row is not None:
+            rows[place] = row
+    return rows
+
+
+def _damaged(path: Path, why: str) -> StateError:
+    return StateError(f"{path} is damaged: {why}", remedy="delete it: what clients owed is then forgotten")

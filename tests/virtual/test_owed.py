@@ -1,0 +1,101 @@
+"""What virtual clients keep: the same from memory, from the disk, and after the program ended."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedlite.errors import StateError
+from fedlite.types import Array
+from fedlite.virtual.owed import Owed, Rows
+
+WIDTH = 6
+LEARNED = np.array([True, True, True, True, False, False])
+
+
+def row(number: int) -> Array:
+    return np.arange(WIDTH, dtype=np.float32) + 10 * number
+
+
+@pytest.mark.parametrize("near", [0, 1, 3, 100])
+def test_rows_are_the_same_wherever_they_lie(tmp_path: Path, near: int) -> None:
+    rows = Rows(WIDTH, near * WIDTH * 4, tmp_path)
+    for client in (5, 1, 9, 3):
+        rows.put(client, row(client))
+    rows.put(1, row(77))
+    rows.drop(9)
+    rows.put(8, row(8))  # takes the place that became free
+    want = {5: row(5), 1: row(77), 3: row(3), 8: row(8)}
+    assert rows.clients() == sorted(want)
+    for client, value in want.items():
+        np.testing.assert_array_equal(rows.get(client), value)
+    assert (rows.get(9), 9 in rows, len(rows)) == (None, False, 4)
+    rows.close()
+
+
+def test_a_long_life_takes_no_more_disk_than_clients(tmp_path: Path) -> None:
+    """Every client put a hundred times: places are used again."""
+    rows = Rows(WIDTH, 0, tmp_path)
+    for turn in range(100):
+        for client in range(7):
+            rows.put(client, row(turn + client))
+    for client in range(7):
+        np.testing.assert_array_equal(rows.get(client), row(99 + client))
+    assert max(rows._far.values()) < 8
+    rows.close()
+
+
+def test_what_is_owed(tmp_path: Path) -> None:
+    """By hand: a loss of the codec; a lost update on top of it, but for statistics; only the last lost update."""
+    owed = Owed.empty(WIDTH, 1 << 20, tmp_path)
+    assert owed.of([1, 2]) is None
+    owed.settle([1], np.full((1, WIDTH), 0.5, np.float32))
+    np.testing.assert_array_equal(owed.of([2, 1]), [[0] * WIDTH, [0.5] * WIDTH])
+    for update in (7.0, 3.0):
+        owed.lose([1, 2], np.full((2, WIDTH), update, np.float32), LEARNED)
+    np.testing.assert_array_equal(owed.of([1, 2]), [[3.5] * 4 + [0, 0], [3.0] * 4 + [0, 0]])
+    owed.settle([1, 2], np.full((2, WIDTH), 0.25, np.float32))
+    np.testing.assert_array_equal(owed.of([1, 2]), np.full((2, WIDTH), 0.25))
+    owed.settle([1, 2], None)
+    owed.close()
+
+
+def test_without_losses_only_lost_updates_are_owed(tmp_path: Path) -> None:
+    owed = Owed.empty(WIDTH, 1 << 20, tmp_path)
+    owed.lose([4], np.ones((1, WIDTH), np.float32), LEARNED)
+    owed.settle([4], None)
+    assert owed.of([4]) is None
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+def test_saved_and_loaded(tmp_path: Path, limit: int) -> None:
+    first = Owed.empty(WIDTH, limit, tmp_path)
+    first.settle([3, 1], np.stack([row(3), row(1)]))
+    first.lose([2], row(2)[np.newaxis], LEARNED)
+    first.holds.update({3: 7, 1: 5})
+    first.save(tmp_path / "state", 7)
+    second = Owed.empty(WIDTH, limit, tmp_path)
+    assert not second.load(tmp_path / "state", 6)
+    assert second.of([1, 2, 3]) is None
+    assert second.load(tmp_path / "state", 7)
+    np.testing.assert_array_equal(second.of([1, 2, 3]), first.of([1, 2, 3]))
+    assert second.holds == first.holds
+    assert not second.load(tmp_path / "nothing", 7)
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("harm", ["cut", "altered", "head", "width"])
+def test_a_damaged_file_is_named(tmp_path: Path, harm: str) -> None:
+    owed = Owed.empty(WIDTH, 1 << 20, tmp_path)
+    owed.settle([3, 1], np.stack([row(3), row(1)]))
+    path = tmp_path / "state"
+    owed.save(path, 7)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\n") + 1
+    if harm == "altered":
+        data[at + 5] ^= 4
+    path.write_bytes({"cut": data[: at + 9], "altered": data, "head": data[at:], "width": data}[harm])
+    with pytest.raises(StateError, match="damaged"):
+        Owed.empty(WIDTH + (harm == "width"), 1 << 20, tmp_path).load(path, 7)
+    owed.close()
