@@ -98,7 +98,7 @@ def _part(done: float, whole: float) -> float:
     """The part of a phase that is over, 0 … 1."""
     if done >= whole:
         return 1.0
-    return max(0.0, done / whole)
+    return done / whole if done > 0 else 0.0
 
 
 @dataclass

@@ -6,6 +6,7 @@ Who counts is decided from sizes and rates before anybody trains, so that only u
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedlite.errors import QuorumError, SettingsError
 from fedlite.modules import module_of
-from fedlite.seeds import generator
+from fedlite.seeds import derive
 from fedlite.train_settings import TrainSettings
 from fedlite.virtual.clock import Outcome, run_round, visits
 from fedlite.virtual.devices import MIB, Cost, Fleet, Profile, cost, fleet
@@ -22,6 +23,7 @@ from fedlite.virtual.workload import Workload, workload
 
 STEP = 60.0  # seconds between looks at who is there, while too few are
 LONGEST_WAIT = 7 * DAY
+_ATTEMPT = 2**32  # far from any round's number
 CELLS = 200_000  # clients × times looked at together
 
 
@@ -35,18 +37,25 @@ class Schedule:
     now: float = 0.0
     _waited: float = 0.0
 
-    def draw(self, clients: int, size: int, seed: int, round_num: int, *, quorum: int = 1) -> list[int]:
+    def draw(
+        self, clients: int, size: int, seed: int, round_num: int, *, quorum: int = 1, attempt: int = 0
+    ) -> list[int]:
         """`size` of `clients` clients that are there (fewer if there are no more), in the order drawn.
 
         Where all are there, these are those of `rounds.sample`. While fewer than `quorum` are there, `now` moves
-        on. QuorumError if that takes more than LONGEST_WAIT.
+        on. Another `attempt` ≥ 0 at a round draws others. QuorumError if it takes more than LONGEST_WAIT.
         """
-        found = self._there(clients, size, seed, round_num)
+        labels = (round_num, attempt) if attempt else (round_num,)
+        order = partial(_random_order, derive(seed, "cohort", *labels), clients, size)
+        found = self._there(order(), size)
         if len(found) < min(quorum, size):
-            seconds = self._until_there(clients, min(quorum, size))
-            self.now, self._waited = self.now + seconds, self._waited + seconds
-            found = self._there(clients, size, seed, round_num)
+            self.wait(self._until_there(clients, min(quorum, size)))
+            found = self._there(order(), size)
         return found
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass before the next round."""
+        self.now, self._waited = self.now + seconds, self._waited + seconds
 
     def play(
         self,
@@ -58,11 +67,13 @@ class Schedule:
         bytes_up: int,
         wanted: int,
         deadline: float,
+        attempt: int = 0,
     ) -> Outcome:
         """What becomes of a round with these clients, asked `now`; moves `now` to its end.
 
         `samples` and `bytes_down` are by client, in the order asked; `bytes_up` is what an update is expected to
-        have. The round ends with `wanted` updates, after `deadline` seconds, or when nobody is left at work.
+        have. The round ends with `wanted` updates, after `deadline` seconds, or when nobody is left at work. What
+        goes wrong is drawn anew for another `attempt`.
         SettingsError for a client asked twice, or limits that no round can keep.
         """
         kinds = self.devices.kinds(asked)
@@ -70,7 +81,7 @@ class Schedule:
             self._cost(self.devices.profiles[kind], count, down, bytes_up)
             for kind, count, down in zip(kinds.tolist(), samples, bytes_down, strict=True)
         ]
-        met = visits(self.trace, asked, costs, round_num, self.now)
+        met = visits(self.trace, asked, costs, round_num + attempt * _ATTEMPT, self.now)
         outcome = run_round(met, wanted=wanted, deadline=deadline, began=self.now)
         outcome = replace(outcome, waited=self._waited)
         self.now, self._waited = outcome.ended, 0.0
@@ -87,9 +98,9 @@ class Schedule:
         counts = dict(zip(asked, samples, strict=True)) if outcome.unfit else {}
         return told | {client: self._misfit(client, counts[client]) for client in outcome.unfit}
 
-    def _there(self, clients: int, size: int, seed: int, round_num: int) -> list[int]:
+    def _there(self, order: Iterator[NDArray[np.int64]], size: int) -> list[int]:
         found: list[int] = []
-        for some in _random_order(generator(seed, "cohort", round_num), clients, size):
+        for some in order:
             there = some[self.trace.available_many(some, self.now)]
             found += there[: size - len(found)].tolist()
             if len(found) == size:
@@ -187,11 +198,12 @@ def open_schedule(
     return Schedule(kinds, behaviour, work)
 
 
-def _random_order(rng: np.random.Generator, clients: int, first: int) -> Iterator[NDArray[np.int64]]:
+def _random_order(seed: int, clients: int, first: int) -> Iterator[NDArray[np.int64]]:
     """All clients once, in an order drawn as it is needed; the `first` are those that a plain draw takes.
 
     Costs time for what is asked of it and not for `clients`, until half of them have been.
     """
+    rng = np.random.default_rng(seed)
     chunk = rng.choice(clients, size=min(first, clients), replace=False)
     yield chunk
     seen = np.zeros(clients, np.bool_)

@@ -3,7 +3,8 @@
 import pytest
 
 from fedlite.apps.settings import JobSettings
-from fedlite.apps.timed import Timed
+from fedlite.apps.timed import Plan, Timed
+from fedlite.errors import QuorumError
 from fedlite.virtual.devices import MIB, Fleet, Profile
 from fedlite.virtual.schedule import Schedule
 from fedlite.virtual.traces import Trace
@@ -13,41 +14,65 @@ PI = Profile("pi", 1e8, 450 * MIB, 8e6, 8e6, 0.0, 1.0, 4.0, 1.0, None, "round nu
 WORK = Workload(flops_per_sample=10**6, memory_first=100 * MIB, memory_more=MIB, batch_size=0)
 
 
-def timed(**more: float | int) -> Timed:
+def timed(trace: Trace | None = None, **more: float | int) -> Timed:
     """A client has 100 times as many samples as its number, at most 1000 times: 1 s of training each hundred."""
     settings = JobSettings(**{"cohort": 2, "quorum": 1, "deadline_seconds": 60.0} | more)  # type: ignore[arg-type]
-    schedule = Schedule(Fleet((PI,), (1.0,), 0), Trace(0), WORK)
+    schedule = Schedule(Fleet((PI,), (1.0,), 0), trace or Trace(0), WORK)
     return Timed(schedule, settings, lambda clients: [100 * client for client in clients])
+
+
+def plan(made: Timed, round_num: int, asked: list[int], down: int, limit: int) -> Plan:
+    """Everybody downloads as much."""
+    return made.plan(round_num, 5, asked, lambda clients: [down] * len(clients), limit)
 
 
 def test_the_cohort_is_trained_and_who_comes_after_it_is_late() -> None:
     """Down 1 s, up 1 s, training 3, 1 and 2 s. Client 3 is done after 5 s, a second after the other two."""
     made = timed()
-    plan = made.plan(1, [3, 1, 2, 4], [10**6] * 4, limit=10**6)
-    assert plan.train == [3, 1, 2]
-    assert plan.late == {3}
-    assert plan.dropped == {
+    found = plan(made, 1, [3, 1, 2, 4], 10**6, 10**6)
+    assert found.train == [3, 1, 2]
+    assert found.late == {3}
+    assert found.dropped == {
         3: "was still at work when the round ended",
         4: "needs 499 MiB for training, a pi has 450 MiB",
     }
-    assert plan.row["fleet"]["now"] == made.schedule.now == 4.0
-    assert plan.row["fleet"]["unfit"] == 1
+    assert found.row["fleet"]["now"] == made.schedule.now == 4.0
+    assert found.row["fleet"]["unfit"] == 1
+    assert "attempts" not in found.row["fleet"]
+
+
+def test_a_round_that_misses_its_quorum_is_begun_again_a_minute_later() -> None:
+    """Half of all fail: of five clients four are to be done, which takes some attempts; all of them cost."""
+    made = timed(Trace(1, dropout=0.5), cohort=5, quorum=4)
+    found = plan(made, 1, [1, 0, 2, 3], 0, 0)
+    fleet = found.row["fleet"]
+    attempts = fleet["attempts"]
+    assert 2 <= attempts <= 40
+    assert len(found.train) >= 4
+    assert fleet["waited"] == 60.0 * (attempts - 1)
+    assert fleet["now"] == pytest.approx(fleet["waited"] + fleet["seconds"])
+    assert fleet["kinds"]["pi"]["asked"] == 4 + 5 * (attempts - 1)
+    assert fleet["kinds"]["pi"]["counted"] + fleet["failed"] + fleet["unfit"] == fleet["kinds"]["pi"]["asked"]
+    with pytest.raises(
+        QuorumError, match=r"round 1 was begun 60 times; at last 4 of 5 .* 1 times: needs 499 MiB"
+    ):
+        plan(timed(cohort=5, quorum=5), 1, [4], 0, 0)
 
 
 def test_updates_weigh_what_they_weighed_in_the_round_before() -> None:
     """8 MB take 8 s; half of it 4."""
     made = timed()
-    assert made.plan(1, [1], [0], limit=8 * 10**6).row["fleet"]["seconds"] == 1 + 8
+    assert plan(made, 1, [1], 0, 8 * 10**6).row["fleet"]["seconds"] == 1 + 8
     made.learn({"a": {"bytes_up": 3 * 10**6}, "b": {"bytes_up": 5 * 10**6}, "lost": {"bytes_up": 0}})
-    assert made.plan(2, [1], [0], limit=8 * 10**6).row["fleet"]["seconds"] == 1 + 4
+    assert plan(made, 2, [1], 0, 8 * 10**6).row["fleet"]["seconds"] == 1 + 4
     made.learn({"lost": {"bytes_up": 0}})
-    assert made.plan(3, [1], [0], limit=8 * 10**6).row["fleet"]["seconds"] == 1 + 4
-    assert made.plan(4, [1], [0], limit=2 * 10**6).row["fleet"]["seconds"] == 1 + 2  # pruned since
+    assert plan(made, 3, [1], 0, 8 * 10**6).row["fleet"]["seconds"] == 1 + 4
+    assert plan(made, 4, [1], 0, 2 * 10**6).row["fleet"]["seconds"] == 1 + 2  # pruned since
 
 
 def test_the_deadline_is_virtual() -> None:
-    plan = timed(deadline_seconds=4.5).plan(1, [2, 3], [10**6] * 2, limit=10**6)
-    assert (plan.train, set(plan.late), plan.row["fleet"]["seconds"]) == ([2, 3], {3}, 4.5)
+    found = plan(timed(deadline_seconds=4.5), 1, [2, 3], 10**6, 10**6)
+    assert (found.train, set(found.late), found.row["fleet"]["seconds"]) == ([2, 3], {3}, 4.5)
 
 
 def test_more_than_the_cohort_are_asked_where_that_is_wanted() -> None:
@@ -65,4 +90,4 @@ def test_a_run_without_rounds_on_a_clock_begins_at_zero(rows: list[dict[str, obj
 def test_a_resumed_run_has_the_time_and_the_size_of_updates_of_the_last_round() -> None:
     made = timed()
     made.resume([{"fleet": {"now": 123.5}, "clients": {"a": {"bytes_up": 2 * 10**6}}}])
-    assert made.plan(2, [1], [0], limit=8 * 10**6).row["fleet"]["now"] == 123.5 + 1 + 2
+    assert plan(made, 2, [1], 0, 8 * 10**6).row["fleet"]["now"] == 123.5 + 1 + 2

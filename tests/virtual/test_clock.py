@@ -79,6 +79,7 @@ def test_what_is_spent_up_to_a_moment() -> None:
     assert spent(FAST, 0.25) == Spent(250, 0, 0.25)
     assert spent(FAST, 3.5) == Spent(1000, 50, 1 + 20 + 1)
     assert spent(FAST, 99.0) == Spent(1000, 100, 23.0)
+    assert spent(made(1, 2, 0), 0.5) == Spent(500, 0, 0.5)
     assert spent(made(0, 0, 0), 0.0) == Spent(1000, 100, 0.0)
 
 

@@ -188,6 +188,27 @@ def test_a_quorum_that_never_comes_ends_the_wait() -> None:
         made().draw(3, 9, 0, 1, quorum=5)
 
 
+def test_another_attempt_draws_others_and_fails_others() -> None:
+    """Half of 200 fail; of those who failed once, about half fail again: 50, deviation 5."""
+    schedule = made("dropout:0.5")
+    once, again = (schedule.draw(10_000, 200, 0, 1, attempt=attempt) for attempt in (0, 1))
+    assert len(set(once) & set(again)) < 30  # 4 expected
+    lost = []
+    for attempt in (0, 1):
+        outcome = schedule.play(
+            1,
+            once,
+            samples=[1] * 200,
+            bytes_down=[0] * 200,
+            bytes_up=0,
+            wanted=200,
+            deadline=9.0,
+            attempt=attempt,
+        )
+        lost.append(set(outcome.failed))
+    assert 25 < len(lost[0] & lost[1]) < 75
+
+
 def test_a_run_goes_on_where_it_stopped() -> None:
     """Rounds 3 and 4 are the same whether rounds 1 and 2 were played before them, or their time set."""
     whole, resumed = made("churn:60/60+dropout", FAST, SLOW), made("churn:60/60+dropout", FAST, SLOW)
