@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -145,9 +146,8 @@ def test_threads_do_not_show(tmp_path: Path) -> None:
     settings = JobSettings(rounds=3, evaluate_every=0, prune_round=1)
     hashes = set()
     for threads in (1, 2, 5):
-        model, _ = stacked(
-            settings, tmp_path / str(threads), lambda share, n=threads: Compiled(share, n), threads=threads
-        )
+        engine_of = partial(Compiled, threads=threads)
+        model, _ = stacked(settings, tmp_path / str(threads), engine_of, threads=threads)
         hashes.add(model.held.hash)
     assert len(hashes) == 1
 
