@@ -21,7 +21,7 @@ public:
         bias_.resize(out_.row);
         bias_total_.resize(out_.row);
         line_.resize(patch_row_);
-        if (!direct_) patches_.resize(out_.places * patch_row_);
+        if (!direct_) patches_.resize(out_.places * patch_row_ + LANES);
         if (!direct_) patch_gradients_.resize(out_.places * patch_row_);
     }
 
@@ -41,6 +41,7 @@ public:
 
     void forward(const Forward& pass) {
         for (long b = 0; b < pass.batch; ++b) {
+            unfolded_ = nullptr;  // other numbers may be where the last ones were
             const Left rows{patches(pass.x + b * in_.size()), patch_row_, 0, 1, 1, length_};
             float* y = pass.y + b * out_.size();
             outer(out_.places, out_.row, rows, by_place_.data(), out_.row,
@@ -82,6 +83,7 @@ private:
     const long width_, length_, patch_row_;
     const bool direct_;
     const bool turned_;  // whether the weights' gradients fill vectors better as (length, outputs)
+    const float* unfolded_ = nullptr;  // whose patches are there
     Floats by_place_, by_output_, total_, bias_, bias_total_, line_, patches_, patch_gradients_;
 
     // each(where in a patch, where in the image) for all runs of channels of a place's patch inside the image.
@@ -97,11 +99,15 @@ private:
             }
     }
 
+    // Whole vectors are copied: the zeros behind a place's channels are written over by the next run, or belong.
     const float* patches(const float* x) {
         if (direct_) return x;
+        if (x == unfolded_) return patches_.data();
+        unfolded_ = x;
         for (long place = 0; place < out_.places; ++place)
             over_patch(place, [&](long at, long from) {
-                std::copy_n(x + from, layer_.channels, &patches_[place * patch_row_ + at]);
+                float* to = &patches_[place * patch_row_ + at];
+                for (long c = 0; c < in_.row; c += LANES) store(to + c, load(x + from + c));
             });
         return patches_.data();
     }
