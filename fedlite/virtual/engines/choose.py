@@ -1,0 +1,103 @@
+"""Which engine trains this work on this machine: the compiled one where it can, else the faster of two that agree."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+from fedlite.errors import FedliteError, SettingsError
+from fedlite.virtual.engines import calibrate, compiled, pool
+from fedlite.virtual.engines.base import Engine, Share, Work, samples_of
+from fedlite.virtual.engines.compiled import Compiled
+from fedlite.virtual.engines.loop import Loop
+from fedlite.virtual.engines.memory import FORKED_BYTES, affordable, bytes_each
+from fedlite.virtual.engines.pool import Pool
+from fedlite.virtual.engines.ray_cluster import RayCluster
+from fedlite.virtual.workload import RUNTIME_BYTES
+
+Name = Literal["auto", "compiled", "torch", "pool", "ray"]
+
+
+_log = logging.getLogger("fedlite.simulation")
+
+
+def choose(
+    share: Share,
+    work: Work,
+    clients: Sequence[int],
+    *,
+    workers: int,
+    wanted: Name = "auto",
+    max_bytes: int | None = None,
+    make_share: Callable[[], Share] | None = None,
+    address: str | None = None,
+) -> Engine:
+    """The engine for `work`, on up to `workers` ≥ 1 cores; fewer where memory (or `max_bytes`) is short.
+
+    "auto" takes the compiled one where that knows the work: it was faster in every measurement.
+    Otherwise it trains some of `clients` by the loop and by the pool, takes the faster, and remembers it for this
+    model, settings, machine and versions. These two give the same bytes, so a choice between them changes no
+    result; what would is taken only by name. "ray" needs `make_share`: see RayCluster. SettingsError where
+    `wanted` cannot be had, or not even one client fits into memory.
+    """
+    if workers < 1:
+        raise SettingsError(f"workers is {workers}; at least 1 is wanted")
+    why, alone = compiled.unable(work), _bytes_each(share, work, clients)
+    fit = partial(affordable, max_bytes=max_bytes)
+    match wanted:
+        case "compiled" if why:
+            raise SettingsError(
+                f"the compiled engine cannot do this work: {why}", remedy="take another engine"
+            )
+        case "compiled":
+            return Compiled(share, fit(workers, alone))
+        case "torch":
+            fit(1, alone)
+            return Loop(share)
+        case "pool":
+            return Pool(share, fit(workers, alone + FORKED_BYTES))
+        case "ray":
+            if make_share is None:
+                raise SettingsError(
+                    "this population opens in this process alone", remedy="take another engine"
+                )
+            here = workers if address else fit(workers, alone + RUNTIME_BYTES)
+            return RayCluster(make_share, here, address)
+    if why is None:
+        return Compiled(share, fit(workers, alone))
+    return _faster(share, work, clients, workers, alone, max_bytes)
+
+
+def _bytes_each(share: Share, work: Work, clients: Sequence[int]) -> int:
+    """By the first client that has samples; 0 when none has."""
+    for client in clients:
+        try:
+            return bytes_each(work, samples_of(share, client))
+        except FedliteError:  # its engine will say so
+            continue
+    return 0
+
+
+def _faster(
+    share: Share, work: Work, clients: Sequence[int], workers: int, alone: int, max_bytes: int | None
+) -> Engine:
+    """The loop or the pool, as measured now or before."""
+    affordable(1, alone, max_bytes)
+    if workers == 1 or pool.unable():
+        return Loop(share)
+    try:
+        workers = affordable(workers, alone + FORKED_BYTES, max_bytes)
+    except SettingsError:  # for one client, but not for a worker beside us
+        return Loop(share)
+    made = Pool(share, workers)
+    rates, recorded = calibrate.recorded(work, workers), True
+    if rates is None:
+        rates, recorded = calibrate.measured(made, workers, Loop(share), work, clients), False
+    taken: Engine = made if rates.pool > rates.loop else Loop(share)
+    if taken is not made:
+        made.close()
+    _log.info(
+        "torch: pool of %d processes %.3g clients/s, one process %.3g clients/s (%s): taking the %s",
+        *(workers, rates.pool, rates.loop, "as recorded" if recorded else "measured now", taken.name),
+    )
+    return taken
