@@ -16,6 +16,13 @@ class Config(JobSettings):
 
     clients: int = option(100, "virtual clients the data set is divided among; 0 with natural: one per key")
     partition: str = option("iid", "iid, dirichlet:ALPHA, shards:2, natural, or flwr:PARTITIONER")
+    devices: str = option(
+        "", "kinds of device by share, as pi4:0.7,phone:0.3, for a virtual clock; none without; see `devices`"
+    )
+    availability: str = option(
+        "always",
+        "when they are there and what goes wrong: diurnal, churn:3600/600, dropout:0.08, …; joined by +",
+    )
     app: Path | None = option(None, "run this Flower app, ServerApp and ClientApp, instead", metavar="DIR")
     jobs: int = option(2, "simulations of a sweep to run at a time")
     engine: Literal["auto", "torch"] = option(

@@ -25,6 +25,9 @@ class Population(Protocol):
     def share(self, client: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """A client's samples."""
 
+    def sizes_of(self, clients: Sequence[int]) -> Sequence[int] | NDArray[np.int64]:
+        """How many samples each of these clients has."""
+
 
 @dataclass(frozen=True)
 class Divided:
@@ -40,6 +43,10 @@ class Divided:
         """A copy of the client's part."""
         part = self.parts[client]
         return self.whole.x[part], self.whole.y[part]
+
+    def sizes_of(self, clients: Sequence[int]) -> Sequence[int]:
+        """The lengths of their parts."""
+        return [len(self.parts[client]) for client in clients]
 
 
 def populate(config: Config) -> tuple[Population, Dataset | None]:

@@ -12,12 +12,15 @@ from fedlite.apps.job import Workshop, make_job, node, open_ledger, unsigned
 from fedlite.apps.report import recorder
 from fedlite.apps.server import run_with
 from fedlite.apps.stacked import Stacked
+from fedlite.apps.timed import Timed
 from fedlite.crypto.files import locked
 from fedlite.rounds import Model
+from fedlite.train_settings import TrainSettings
 from fedlite.uplink import Clear
 from fedlite.virtual.engines.base import Engine, Work
 from fedlite.virtual.engines.compiled import Compiled, unable
 from fedlite.virtual.engines.loop import Loop
+from fedlite.virtual.schedule import open_schedule
 from simulations.config import Config
 from simulations.population import Population, populate
 
@@ -30,7 +33,10 @@ def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
         f"%Y%m%d-%H%M%S-{config.strategy.split(':')[0]}"
     )
     workshop = Workshop(config, test)
+    timed = _timed(config, workshop, population)
     division = {"clients": config.clients, "partition": config.partition}
+    if timed is not None:
+        division |= {"devices": config.devices, "availability": config.availability}
     with (
         locked(folder, wait=False),
         open_ledger(workshop, folder / "ledger.db", folder, **division) as ledger,
@@ -47,12 +53,32 @@ def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
             folder=folder,
             memory=round(config.memory_gb * 1e9),
             threads=config.cores,
+            timed=timed,
         ) as crew,
     ):
+        if timed is not None:
+            timed.resume(ledger.history())
         model = run_with(crew, make_job(workshop, Clear(), unsigned, node), ledger, watcher, stop)
         crew.keep(model.round_num)
         workshop.write(folder, model)
     return model, folder
+
+
+def _timed(config: Config, workshop: Workshop, population: Population) -> Timed | None:
+    """The clock of the fleet that --devices describes. SettingsError if it cannot train the model."""
+    schedule = open_schedule(
+        config.devices,
+        config.availability,
+        model=workshop.spec,
+        input_shape=population.share(0)[0].shape[1:],
+        settings=TrainSettings(**config.train_settings()),
+        seed=config.seed,
+    )
+
+    def sizes(clients: Sequence[int]) -> list[int]:
+        return [int(size) for size in population.sizes_of(clients)]
+
+    return Timed(schedule, config, sizes) if schedule is not None else None
 
 
 def _engine_of(config: Config, population: Population) -> Callable[[Work, Sequence[int]], Engine]:

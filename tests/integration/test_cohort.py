@@ -12,10 +12,11 @@ import pytest
 
 from fedlite.apps.client import client_app
 from fedlite.apps.device import Device, Fixed, Ram
+from fedlite.apps.gathering import name_of
 from fedlite.apps.job import Workshop, make_job, node, unsigned, unverified
 from fedlite.apps.server import run, run_with
 from fedlite.apps.settings import JobSettings
-from fedlite.apps.stacked import Stacked, name_of
+from fedlite.apps.stacked import Stacked
 from fedlite.data.base import Dataset
 from fedlite.errors import SettingsError
 from fedlite.flower import Context
