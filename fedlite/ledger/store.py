@@ -142,6 +142,10 @@ class Ledger(Closing):
         path = self._database.path
         return [checked(path, f"step {number}", value, crc) for number, value, crc in found]
 
+    def step_sizes(self) -> dict[int, int]:
+        """Bytes of each step that is kept, by its round; they are not read."""
+        return dict(self._database.rows("SELECT round_num, LENGTH(value) FROM step"))
+
     def last_counted(self, sender: str) -> Counted | None:
         """The sender's latest update that entered an aggregate."""
         found = self._counted("WHERE sender = ? ORDER BY round_num DESC LIMIT 1", sender)
