@@ -148,7 +148,7 @@ class Gathering:
         return self._code(clients, seeds, done, counting)
 
     def _bytes_down(self, clients: Sequence[int]) -> list[int]:
-        return [len(self._payloads.of(self.owed.holds.get(client, NOTHING_HELD))) for client in clients]
+        return [self._payloads.size(self.owed.holds.get(client, NOTHING_HELD)) for client in clients]
 
     @property
     def _wanted(self) -> int:
