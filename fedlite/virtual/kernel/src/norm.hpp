@@ -98,6 +98,12 @@ private:
                 store(y + i + v * LANES, activated(ACTIVATION, load(x + i + v * LANES) * scale[v] + shift[v]));
     }
 
+    static void add_lanes(Vec value, double* __restrict to) {
+        float lanes[LANES];
+        store(lanes, value);
+        for (int lane = 0; lane < LANES; ++lane) to[lane] += lanes[lane];
+    }
+
     // Sums of distances from each channel's first value, and of their squares: small numbers, where those of the
     // values themselves might cancel.
     template <int WIDTH>
@@ -113,11 +119,10 @@ private:
                     sum[v] += apart;
                     square[v] += apart * apart;
                 }
-            UNROLL for (int v = 0; v < WIDTH; ++v)
-                for (int lane = 0; lane < LANES; ++lane) {
-                    sums_[at + v * LANES + lane] += sum[v][lane];
-                    squares_[at + v * LANES + lane] += square[v][lane];
-                }
+            for (int v = 0; v < WIDTH; ++v) {
+                add_lanes(sum[v], &sums_[at + v * LANES]);
+                add_lanes(square[v], &squares_[at + v * LANES]);
+            }
         }
     }
 
@@ -125,16 +130,21 @@ private:
         std::fill(sums_.begin(), sums_.end(), 0.0);
         std::fill(squares_.begin(), squares_.end(), 0.0);
         over_row(in_.row, [&](auto width, long at) { add_distances<width()>(x, at); });
+        const double share = 1 / double(in_.places);
+        double* __restrict means = sums_.data();
+        double* __restrict variances = squares_.data();
+        for (long c = 0; c < in_.channels; ++c) {
+            const double away = means[c] * share;
+            variances[c] = variances[c] * share - away * away;
+            means[c] = x[c] + away;
+        }
         for (long group = 0; group < layer_.groups; ++group) {
             const long begin = group * channels_, end = begin + channels_;
-            const double places = double(in_.places);
             double middle = 0, spread = 0;
-            for (long c = begin; c < end; ++c) middle += x[c] + sums_[c] / places;
+            for (long c = begin; c < end; ++c) middle += means[c];
             middle /= double(channels_);
-            for (long c = begin; c < end; ++c) {
-                const double own = sums_[c] / places, away = x[c] + own - middle;
-                spread += squares_[c] / places - own * own + away * away;
-            }
+            for (long c = begin; c < end; ++c)
+                spread += variances[c] + (means[c] - middle) * (means[c] - middle);
             const double variance = std::fmax(spread / double(channels_), 0.0);
             std::fill(mean + begin, mean + end, float(middle));
             std::fill(factor + begin, factor + end, float(1 / std::sqrt(variance + layer_.epsilon)));
@@ -171,16 +181,15 @@ private:
     // The parameters' gradients; then first and second become what the input's gradient loses, by group.
     void combine(long b) {
         const double count = double(in_.places * channels_);
+        const float* factors = &factor_[b * in_.row];
+        for (long c = 0; c < in_.row; ++c) weight_total_[c] += second_[c] * factors[c];
+        for (long c = 0; c < in_.row; ++c) bias_total_[c] += first_[c];
         for (long group = 0; group < layer_.groups; ++group) {
             const long begin = group * channels_, end = begin + channels_;
-            const float factor = factor_[b * in_.row + begin];
+            const float factor = factors[begin];
             double sum = 0, product = 0;
-            for (long c = begin; c < end; ++c) {
-                weight_total_[c] += second_[c] * factor;
-                bias_total_[c] += first_[c];
-                sum += double(first_[c]) * weight_[c];
-                product += double(second_[c]) * weight_[c];
-            }
+            for (long c = begin; c < end; ++c) sum += double(first_[c]) * weight_[c];
+            for (long c = begin; c < end; ++c) product += double(second_[c]) * weight_[c];
             std::fill(&first_[begin], &first_[begin] + channels_, float(sum / count * factor));
             std::fill(&second_[begin], &second_[begin] + channels_,
                       float(product / count * factor * factor * factor));

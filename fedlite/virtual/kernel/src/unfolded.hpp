@@ -86,16 +86,20 @@ private:
     const float* unfolded_ = nullptr;  // whose patches are there
     Floats by_place_, by_output_, total_, bias_, bias_total_, line_, patches_, patch_gradients_;
 
-    // each(where in a patch, where in the image) for all runs of channels of a place's patch inside the image.
+    // each(where in the patches, where in the image) for all runs of channels of patches that are inside the image.
     template <class Each>
-    void over_patch(long place, Each each) const {
-        const long top = place / width_ * layer_.stride - layer_.padding;
-        const long left = place % width_ * layer_.stride - layer_.padding;
-        for (long dy = 0; dy < layer_.kernel; ++dy)
-            for (long dx = 0; dx < layer_.kernel; ++dx) {
-                const long y = top + dy, x = left + dx;
-                if (y >= 0 && y < layer_.height && x >= 0 && x < layer_.width)
-                    each((dy * layer_.kernel + dx) * layer_.channels, (y * layer_.width + x) * in_.row);
+    void over_patches(Each each) const {
+        long patch = 0;
+        for (long top = -layer_.padding; patch < out_.places * patch_row_; top += layer_.stride)
+            for (long place = 0, left = -layer_.padding; place < width_; ++place, left += layer_.stride) {
+                for (long dy = 0; dy < layer_.kernel; ++dy)
+                    for (long dx = 0; dx < layer_.kernel; ++dx) {
+                        const long y = top + dy, x = left + dx;
+                        if (y >= 0 && y < layer_.height && x >= 0 && x < layer_.width)
+                            each(patch + (dy * layer_.kernel + dx) * layer_.channels,
+                                 (y * layer_.width + x) * in_.row);
+                    }
+                patch += patch_row_;
             }
     }
 
@@ -104,21 +108,17 @@ private:
         if (direct_) return x;
         if (x == unfolded_) return patches_.data();
         unfolded_ = x;
-        for (long place = 0; place < out_.places; ++place)
-            over_patch(place, [&](long at, long from) {
-                float* to = &patches_[place * patch_row_ + at];
-                for (long c = 0; c < in_.row; c += LANES) store(to + c, load(x + from + c));
-            });
+        over_patches([&](long at, long from) {
+            for (long c = 0; c < in_.row; c += LANES) store(&patches_[at + c], load(x + from + c));
+        });
         return patches_.data();
     }
 
     void fold(float* into) const {
         std::fill_n(into, in_.size(), 0.0f);
-        for (long place = 0; place < out_.places; ++place)
-            over_patch(place, [&](long at, long to) {
-                const float* from = &patch_gradients_[place * patch_row_ + at];
-                for (long c = 0; c < layer_.channels; ++c) into[to + c] += from[c];
-            });
+        over_patches([&](long at, long to) {
+            for (long c = 0; c < layer_.channels; ++c) into[to + c] += patch_gradients_[at + c];
+        });
     }
 
     void to_patches(const float* gradient, float* into) const {
