@@ -47,7 +47,7 @@ def body(argv: Sequence[str], stop: Event) -> int:
     if config.app is not None:
         from simulations.foreign import run_app
 
-        run_app(config.app, clients=config.clients, workers=config.workers, seed=config.seed)
+        run_app(config.app, clients=config.clients, workers=config.cores, seed=config.seed)
         return OK
     from simulations.run import simulate
 

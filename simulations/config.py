@@ -3,11 +3,11 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from fedlite.apps.settings import JobSettings
 from fedlite.config import option
 from fedlite.errors import SettingsError
+from fedlite.virtual.engines.names import Name
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,13 @@ class Config(JobSettings):
     )
     app: Path | None = option(None, "run this Flower app, ServerApp and ClientApp, instead", metavar="DIR")
     jobs: int = option(2, "simulations of a sweep to run at a time")
-    engine: Literal["auto", "torch"] = option(
-        "auto", "auto trains cohorts in the compiled kernel where it can, torch one client after another"
+    engine: Name = option(
+        "auto",
+        "compiled trains many clients at once; pool, one on each core with torch; torch, one after another; "
+        "ray, on a cluster; auto is the fastest that can",
+    )
+    address: str = option(
+        "", "Ray cluster to join with --engine ray, as host:port, or auto", metavar="ADDRESS"
     )
     workers: int = option(0, "cores to train on; 0 takes all; results do not depend on it")
     memory_gb: float = option(2.0, "memory for clients' updates and for what they owe; more lies on disk")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -17,9 +18,8 @@ from fedlite.crypto.files import locked
 from fedlite.rounds import Model
 from fedlite.train_settings import TrainSettings
 from fedlite.uplink import Clear
-from fedlite.virtual.engines.base import Engine, Work
-from fedlite.virtual.engines.compiled import Compiled, unable
-from fedlite.virtual.engines.loop import Loop
+from fedlite.virtual.engines.base import Engine, Share, Work
+from fedlite.virtual.engines.choose import choose
 from fedlite.virtual.schedule import open_schedule
 from simulations.config import Config
 from simulations.population import Population, populate
@@ -82,12 +82,20 @@ def _timed(config: Config, workshop: Workshop, population: Population) -> Timed 
 
 
 def _engine_of(config: Config, population: Population) -> Callable[[Work, Sequence[int]], Engine]:
-    def choose(work: Work, clients: Sequence[int]) -> Engine:
-        if config.engine == "auto" and unable(work) is None:
-            return Compiled(population.share, config.cores)
-        return Loop(population.share)
+    return partial(
+        choose,
+        population.share,
+        workers=config.cores,
+        wanted=config.engine,
+        max_bytes=round(config.memory_gb * 1e9),
+        make_share=partial(_share_of, config),
+        address=config.address or None,
+    )
 
-    return choose
+
+def _share_of(config: Config) -> Share:
+    """Where clients' samples come from, opened again: on another machine, in another process."""
+    return populate(config)[0].share
 
 
 def _title(config: Config, population: Population) -> str:

@@ -70,6 +70,7 @@ class Stacked:
         work = Work(manifest.model, model.held.params, model.held.masks, manifest.settings)
         if self._engine is None:
             self._engine = self.engine_of(work, chosen)
+            self.watcher.status(f"clients are trained by {self._engine.name}")
         if self._owed is None:
             self._owed = self._open_owed(work, model.round_num)
         gathering = Gathering(

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
 
 from fedlite.errors import FedliteError, SettingsError
 from fedlite.virtual.engines import calibrate, compiled, pool
@@ -11,12 +10,10 @@ from fedlite.virtual.engines.base import Engine, Share, Work, samples_of
 from fedlite.virtual.engines.compiled import Compiled
 from fedlite.virtual.engines.loop import Loop
 from fedlite.virtual.engines.memory import FORKED_BYTES, affordable, bytes_each
+from fedlite.virtual.engines.names import Name
 from fedlite.virtual.engines.pool import Pool
 from fedlite.virtual.engines.ray_cluster import RayCluster
 from fedlite.virtual.workload import RUNTIME_BYTES
-
-Name = Literal["auto", "compiled", "torch", "pool", "ray"]
-
 
 _log = logging.getLogger("fedlite.simulation")
 
@@ -34,7 +31,8 @@ def choose(
 ) -> Engine:
     """The engine for `work`, on up to `workers` ≥ 1 cores; fewer where memory (or `max_bytes`) is short.
 
-    "auto" takes the compiled one where that knows the work: it was faster in every measurement.
+    "auto" takes the compiled one where that knows the work: it was the fastest in every measurement
+    (a client of pooled_cnn, 60 images in batches of 20, is 2.0 ms of a core there and 15 ms with torch).
     Otherwise it trains some of `clients` by the loop and by the pool, takes the faster, and remembers it for this
     model, settings, machine and versions. These two give the same bytes, so a choice between them changes no
     result; what would is taken only by name. "ray" needs `make_share`: see RayCluster. SettingsError where

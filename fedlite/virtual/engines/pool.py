@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from fedlite.errors import SettingsError
 from fedlite.virtual.engines.area import Area
 from fedlite.virtual.engines.base import Share, Work
@@ -33,6 +35,10 @@ def unable() -> str | None:
     """Why there is no pool on this machine; None where there is."""
     if "fork" not in multiprocessing.get_all_start_methods():
         return "this system cannot fork processes, which is how workers get the population"
+    if torch.accelerator.is_available():
+        return (
+            "torch has an accelerator here, with threads that a forked worker would miss; hide it from torch"
+        )
     return None
 
 
@@ -63,7 +69,7 @@ class Pool:
     """Trains in `workers` ≥ 1 processes, which begin with the first block and end with `close` or this process.
 
     A worker that dies is replaced and its client trained again; a client whose workers died twice has failed.
-    SettingsError where processes cannot be forked.
+    SettingsError where `unable` says why.
     """
 
     name = "torch, a pool of processes"

@@ -21,6 +21,7 @@ from fedlite.virtual.rows import Trained, width
 
 AHEAD = 2  # tasks a trainer has at once, so that it does not wait for us
 TASKS = 4  # per trainer and block: fewer leave cores idle at its end, more cost messages
+STARTS = 3  # that may fail in a block
 START_SECONDS = 300.0  # for a trainer to start; torch alone may take ten
 
 
@@ -77,7 +78,7 @@ class RayCluster:
         self._trainer = self._ray.remote(num_cpus=1, max_restarts=0)(Trainer)
         self._make_share = self._ray.put(make_share)
         self._count = workers
-        self._compiles = True
+        self._compiles, self._unstarted = True, 0
         self._seats: list[_Seat] = []
         self._last: tuple[Work, Any] | None = None
 
@@ -141,6 +142,7 @@ class RayCluster:
         stored, compiled = self._stored(work), self._compiles and unable(work) is None
         waiting = deque(_parts(len(clients), TASKS * self._count))
         suspects: set[int] = set()
+        self._unstarted = 0
         while True:
             for seat in self._seats:
                 while waiting and seat.starting is None and len(seat.tasks) < AHEAD:
@@ -177,6 +179,10 @@ class RayCluster:
         self, seat: _Seat, done: Trained, clients: list[int], suspects: set[int], error: Exception
     ) -> list[list[int]]:
         """A new trainer for one that died. What is to be trained again: those it was at, each alone, and the rest."""
+        if seat.starting is not None:
+            self._unstarted += 1
+            if self._unstarted > STARTS:
+                raise LinkError(f"the Ray cluster's trainers do not start any more: {error}") from error
         again = [places for places, _ in seat.tasks]
         if again:
             first = again.pop(0)
