@@ -77,7 +77,7 @@ def run_sweep(todo: Sequence[Point], *, jobs: int, stop: Event, tell: Callable[[
     while (waiting or running) and not (stop.is_set() and not running):
         while waiting and len(running) < jobs and not stop.is_set():
             point = waiting.pop(0)
-            running.append((point, _start(point)))
+            running.append((point, _start(point, jobs)))
         for point, process in list(running):
             if stop.is_set():
                 process.terminate()
@@ -97,10 +97,12 @@ def run_sweep(todo: Sequence[Point], *, jobs: int, stop: Event, tell: Callable[[
         raise FedliteError(f"{len(failed)} simulations failed: {'; '.join(failed)}", remedy="see their logs")
 
 
-def _start(point: Point) -> "subprocess.Popen[bytes]":
+def _start(point: Point, jobs: int) -> "subprocess.Popen[bytes]":
+    """Its process. The cores are divided among the jobs unless --workers says how many each takes."""
     point.folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "simulations"]
-    for key, value in point.settings.items():
+    shared = {"workers": max(1, Config().cores // jobs)}
+    for key, value in (shared | dict(point.settings)).items():
         command += [f"--{key.replace('_', '-')}", str(value)]
     with (point.folder / "log").open("ab") as log:
         return subprocess.Popen([*command, "--run-dir", str(point.folder)], stdout=log, stderr=log)
