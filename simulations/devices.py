@@ -3,7 +3,17 @@
 from fedlite.virtual.devices import MIB, PROFILES, Profile
 from fedlite.virtual.traces import FORMS
 
-HEADS = ("name", "training", "memory", "down / up", "latency", "idle / busy", "on air", "battery")
+HEADS = (
+    "name",
+    "training",
+    "a step's operation",
+    "memory",
+    "down / up",
+    "latency",
+    "idle / busy",
+    "on air",
+    "battery",
+)
 
 
 def table() -> str:
@@ -16,7 +26,10 @@ def table() -> str:
         "--devices pi4 is a fleet of one kind, pi4:0.5,phone:0.3,pi_zero_2w:0.2 one by shares",
         f"--availability takes {FORMS}; join them by +",
     ]
-    return "\n".join([*rows, "", *sources, "", *forms])
+    note = (
+        "the time of a step's operation is estimated for all: Python's n-body benchmark, and ratios of cores"
+    )
+    return "\n".join([*rows, "", *sources, note, "", *forms])
 
 
 def _cells(device: Profile) -> tuple[str, ...]:
@@ -25,6 +38,7 @@ def _cells(device: Profile) -> tuple[str, ...]:
     return (
         device.name,
         f"{device.flops_per_second / 1e9:.3g} GFLOP/s",
+        f"{1e6 * device.operation_seconds:.0f} µs",
         f"{device.memory_bytes / MIB:.0f} MiB",
         f"{down:.3g} / {up:.3g} Mbit/s",
         f"{1000 * device.latency_seconds:.3g} ms",

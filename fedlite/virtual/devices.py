@@ -1,7 +1,7 @@
 """Devices as numbers: how long a round's work takes on one, what it sends and burns, and whether it fits.
 
 Rates are published measurements where there are any; `Profile.source` says of every number whether it was
-measured, is a data sheet's, or is estimated. A measurement of your own goes in by `dataclasses.replace`.
+measured, is a data sheet's, or is estimated, but for `operation_seconds`, which are all estimated. A measurement of your own goes in by `dataclasses.replace`.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,8 @@ class Profile:
 
     `flops_per_second` is what it sustains in training; `memory_bytes` what a training process may use of its
     memory; `latency_seconds` one way. `idle_watts` and `busy_watts` are totals at the supply, `radio_watts`
-    comes on top of idle while it sends or receives. `battery_joules` is None on mains.
+    comes on top of idle while it sends or receives. `battery_joules` is None on mains. `operation_seconds` is what
+    each tensor operation of a training step takes beside its arithmetic.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Profile:
     radio_watts: float
     battery_joules: float | None
     source: str
+    operation_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,10 @@ class Cost:
 # GFLOPS at 2.1 W on a matrix as large as its memory (issue 26): a rate of its SD card, not of its processor. It and
 # the Pi 3B+, both Cortex-A53, are therefore estimated at half the Pi 4's 1.65 GFLOPS per GHz and core: in R.
 # Longbottom's MP-Whetstone (raspberrypi.org forum 44080) a Pi 4 does 9476 MWIPS, a Pi 3B+ 4580.
+# Operations: PyTorch takes some 10 µs on an x86-64 core to start one of a training step (measured: 8 to 20, on the
+# models of fedlite.models). There Python's n-body benchmark of 5 million steps takes 20.6 s, on a Pi 4 158 s
+# (chaitanyamehta.github.io, "Performance Analysis of Languages on Raspberry Pi"): 80 µs. The other boards by the
+# ratios of their cores above, the Jetson's Cortex-A57 estimated at 0.8 of the Pi 4's.
 # Power: idle and four busy cores of the Pi 3B+ (1.9 W, 5.1 W) and Pi 4 (2.7 W) from pidramble.com, "Power
 # consumption benchmarks"; Zero 2 W idle 0.6 W from cnx-software.com, 9 December 2021; busy is HPL's wherever above.
 # Network: the slower of the board's own interface and the mean fixed broadband connection of Ookla's Speedtest
@@ -104,6 +110,7 @@ _ALL = (
         radio_watts=0.7,
         battery_joules=None,
         source="power measured (cnx-software 2021; HPL, geerlingguy); memory data sheet; FLOP rate, network estimated",
+        operation_seconds=230e-6,
     ),
     Profile(
         name="pi3",
@@ -115,6 +122,7 @@ _ALL = (
         radio_watts=0.7,
         battery_joules=None,
         source="power measured (pidramble.com); memory data sheet; FLOP rate and radio estimated",
+        operation_seconds=165e-6,
     ),
     Profile(
         name="pi4",
@@ -126,6 +134,7 @@ _ALL = (
         radio_watts=0.7,
         battery_joules=None,
         source="FLOP rate and power measured (HPL, geerlingguy; pidramble.com); memory data sheet; radio estimated",
+        operation_seconds=80e-6,
     ),
     Profile(
         name="pi5",
@@ -137,6 +146,7 @@ _ALL = (
         radio_watts=0.7,
         battery_joules=None,
         source="FLOP rate and busy power measured (HPL, geerlingguy); memory data sheet; idle and radio estimated",
+        operation_seconds=31e-6,
     ),
     Profile(
         name="jetson_nano",
@@ -150,6 +160,7 @@ _ALL = (
         radio_watts=0.3,
         battery_joules=None,
         source="peak FLOP rate, busy power, memory data sheet (NVIDIA); a third of the peak, idle, radio estimated",
+        operation_seconds=100e-6,
     ),
     Profile(
         name="phone",
@@ -165,6 +176,7 @@ _ALL = (
         radio_watts=2.0,
         battery_joules=62_400.0,
         source="network measured (Ookla 2020); everything else estimated for a mid-range phone of 2021",
+        operation_seconds=34e-6,
     ),
 )
 
@@ -179,12 +191,21 @@ def profile(name: str) -> Profile:
 
 
 def cost(
-    device: Profile, *, flops: float, payload_up_bytes: int, payload_down_bytes: int, memory_bytes: int
+    device: Profile,
+    *,
+    flops: float,
+    payload_up_bytes: int,
+    payload_down_bytes: int,
+    memory_bytes: int,
+    operations: int = 0,
 ) -> Cost:
-    """A client's part of a round on this device: transfer takes latency + bits / rate, training flops / rate."""
+    """A client's part of a round on this device.
+
+    A transfer takes latency + bits / rate; training takes its arithmetic, flops / rate, and its operations' time.
+    """
     down = device.latency_seconds + 8 * payload_down_bytes / device.downlink_bits_per_second
     up = device.latency_seconds + 8 * payload_up_bytes / device.uplink_bits_per_second
-    compute = flops / device.flops_per_second
+    compute = flops / device.flops_per_second + operations * device.operation_seconds
     online = device.idle_watts + device.radio_watts
     return Cost(
         seconds_down=down,

@@ -127,6 +127,7 @@ class Schedule:
             payload_up_bytes=bytes_up,
             payload_down_bytes=bytes_down,
             memory_bytes=self.work.memory(samples),
+            operations=self.work.operations(samples),
         )
 
     def _misfit(self, client: int, samples: int) -> str:

@@ -74,6 +74,29 @@ def training_memory(
     return RUNTIME_BYTES + (3 + optimizer_copies) * _FLOAT * parameters + activations
 
 
+def step_operations(model: "nn.Module", input_shape: Shape) -> int:
+    """Tensor operations that the forward and backward pass of a step start, views included.
+
+    For a small model it is they, and not their arithmetic, that take the time.
+    """
+    import torch
+    from torch.nn import functional as F
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        started = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.started += 1
+            return func(*args, **(kwargs or {}))
+
+    with Counter() as counter:  # type: ignore[no-untyped-call]
+        logits, state = _run(model, input_shape, 2)
+        loss = F.cross_entropy(logits, torch.zeros(2, dtype=torch.int64, device="meta"))
+        torch.autograd.grad(loss, [each for each in state if each.requires_grad], allow_unused=True)
+    return int(counter.started)
+
+
 @dataclass(frozen=True)
 class Workload:
     """What local training asks of a device, for any number of samples.
@@ -85,10 +108,16 @@ class Workload:
     memory_first: int
     memory_more: int
     batch_size: int  # 0 is all samples at once
+    operations_per_step: int = 0
+    epochs: int = 1
 
     def flops(self, samples: int) -> int:
         """Floating point operations of a client's round."""
         return self.flops_per_sample * samples
+
+    def operations(self, samples: int) -> int:
+        """Tensor operations of a client's round."""
+        return self.operations_per_step * self.epochs * -(-samples // (self.batch_size or max(samples, 1)))
 
     def memory(self, samples: int) -> int:
         """Bytes at the peak of it; see `training_memory`."""
@@ -101,7 +130,8 @@ def workload(model: "nn.Module", input_shape: Shape, settings: TrainSettings) ->
     copies = 2 if settings.optimizer == "adam" else int(settings.momentum > 0)
     one, two = (training_memory(model, input_shape, size, optimizer_copies=copies) for size in (1, 2))
     per_sample = training_flops(model, input_shape, 1, settings.epochs)
-    return Workload(per_sample, one, two - one, settings.batch_size)
+    operations = step_operations(model, input_shape)
+    return Workload(per_sample, one, two - one, settings.batch_size, operations, settings.epochs)
 
 
 def _run(model: "nn.Module", input_shape: Shape, batch_size: int) -> tuple["Tensor", list["Tensor"]]:

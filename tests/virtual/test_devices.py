@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from fedlite.errors import SettingsError
-from fedlite.models.registry import build
+from fedlite.models.registry import build, spec_of
+from fedlite.modules import module_of
 from fedlite.virtual import workload
 from fedlite.virtual.devices import PROFILES, Profile, charge_used, cost, fleet, profile
 
@@ -34,6 +35,13 @@ def test_cost_by_hand() -> None:
     assert (got.joules_down, got.joules_compute, got.joules_up) == (7.5, 15.0, 4.5)
     assert (got.seconds, got.energy_joules) == (7.0, 27.0)
     assert (got.bytes_down, got.bytes_up, got.fits) == (4 * 10**6, 10**6, True)
+
+
+def test_a_small_model_takes_the_time_of_its_operations() -> None:
+    """1 GFLOP at 1 GFLOP/s, and 2000 operations of 2 ms: 1 + 4 s at 5 W."""
+    slow = replace(ROUND, operation_seconds=0.002)
+    got = cost(slow, flops=1e9, payload_up_bytes=0, payload_down_bytes=0, memory_bytes=0, operations=2000)
+    assert (got.seconds_compute, got.joules_compute) == (5.0, 25.0)
 
 
 def test_a_model_too_large_for_the_memory_does_not_fit() -> None:
@@ -63,6 +71,7 @@ def test_profiles_are_of_this_world(each: Profile) -> None:
     assert 0 < each.latency_seconds < 0.1
     assert 0 < each.idle_watts < each.busy_watts <= 15
     assert "measured" in each.source or "data sheet" in each.source
+    assert 1e-5 < each.operation_seconds < 1e-3
     assert each.battery_joules is None or each.battery_joules > 1e4
 
 
@@ -121,6 +130,22 @@ def test_training_is_three_forward_passes_of_each_sample_and_epoch() -> None:
     """784 × 10 products, two operations each; × 3 × 60 samples × 2 epochs."""
     assert workload.forward_flops(build("linear"), (1, 28, 28)) == 2 * 784 * 10
     assert workload.training_flops(build("linear"), (1, 28, 28), 60, 2) == 3 * 2 * 7840 * 60 * 2
+
+
+def test_operations_of_a_round_are_counted_by_the_step() -> None:
+    """Three steps of each of two epochs for 25 samples in tens; one of each for all at once."""
+    work = workload.Workload(0, 0, 0, batch_size=10, operations_per_step=7, epochs=2)
+    assert [work.operations(samples) for samples in (0, 1, 25, 30)] == [0, 14, 42, 42]
+    assert replace(work, batch_size=0).operations(25) == 14
+
+
+def test_int8_aware_training_and_more_layers_start_more_operations() -> None:
+    """A linear layer at least multiplies and adds forwards, twice backwards, and has its loss; 2nn has three."""
+    linear, deeper = build("linear"), build("2nn")
+    one = workload.step_operations(linear, (1, 28, 28))
+    assert 6 <= one < workload.step_operations(deeper, (1, 28, 28)) < 20 * one
+    aware = module_of(spec_of(deeper).to_json(), 8)
+    assert workload.step_operations(aware, (1, 28, 28)) > 2 * workload.step_operations(deeper, (1, 28, 28))
 
 
 def test_mobilenet_v2_has_the_multiply_adds_of_its_paper() -> None:
