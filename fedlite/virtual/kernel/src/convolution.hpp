@@ -69,7 +69,8 @@ public:
     std::vector<int> places, window, choices;
 
     Convolution(const Layer& of, bool wide, long batch)
-        : layer(of), in(input_of(of, wide)), out(output_of(of, wide)), channels(of.channels), outputs(of.outputs), wide_outputs(padded(outputs)),
+        : layer(of), in(input_of(of, wide)), out(output_of(of, wide)), channels(of.channels), outputs(of.outputs),
+          wide_outputs(padded(outputs)),
           kernel(of.kernel), image_row((of.width + 2 * of.padding) * channels),
           out_height((of.height + 2 * of.padding - kernel) / of.stride + 1),
           out_width((of.width + 2 * of.padding - kernel) / of.stride + 1),
@@ -168,7 +169,8 @@ private:
         if (!input_gradient) return;
         const long row = layer.width * in.row;
         for (long y = 0; y < layer.height; ++y)
-            copy_places(&image_gradient[place_in(y)], channels, input_gradient + y * row, in.row, layer.width, channels);
+            copy_places(&image_gradient[place_in(y)], channels, input_gradient + y * row, in.row, layer.width,
+                        channels);
     }
 
     long place(long y, long x) const { return (y * image_row + x * channels) * layer.stride; }
