@@ -1,7 +1,8 @@
 """Devices as numbers: how long a round's work takes on one, what it sends and burns, and whether it fits.
 
 Rates are published measurements where there are any; `Profile.source` says of every number whether it was
-measured, is a data sheet's, or is estimated, but for `operation_seconds`, which are all estimated. A measurement of your own goes in by `dataclasses.replace`.
+measured, is a data sheet's, or is estimated, but for `operation_seconds`, which are all estimated. A measurement
+of your own goes in by `dataclasses.replace`.
 """
 
 from collections.abc import Mapping
