@@ -1,6 +1,6 @@
 """fedlite as people run it: whole rounds of `python -m simulations`, link codec, ledger and results folder included.
 
-`plain` sends float32 both ways without loss; `pipeline` is pruned to half, int8-aware and coded as int8. The first
+`plain` sends float32 both ways, not compressed; `pipeline` is pruned to half, int8-aware and coded as int8. The first
 rounds (before the pruning, and while caches fill) do not count.
 """
 
@@ -14,7 +14,7 @@ from workload import read, report
 
 ROOT = Path(__file__).resolve().parents[3]
 FIRST = 3  # rounds that do not count
-PLAIN = "--bits 32 --sparsity 0 --uplink-codec float32 --downlink-codec float32"
+PLAIN = "--bits 32 --sparsity 0 --uplink-codec plain --downlink-codec plain"
 PIPELINE = "--bits 8 --sparsity 0.5 --prune-round 1 --uplink-codec int8 --downlink-codec int8"
 
 

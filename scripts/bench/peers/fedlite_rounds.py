@@ -1,11 +1,12 @@
-"""fedlite's own side: a cohort trained by the stacked engine (`engine`), or client by client (`grid`).
+"""fedlite's own side: a cohort trained by an engine of the simulator (`compiled`, `pool`, `ray`) and its mean taken.
 
-Every client's update is made and added to the mean. With `pipeline`, each is trained pruned and int8-aware on top,
+Every client's update is there, as a row, before it is added. With `+pipeline`, each is trained pruned and int8-aware,
 encoded with error feedback, decoded as the server does, and then added.
 """
 
 import os
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -14,107 +15,88 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import numpy as np
 import torch
-from torch_models import make
+from torch_models import spec_of
 from workload import Workload, read, report, time_rounds
 
-from fedlite import aggregate
-from fedlite.compress import quantize
-from fedlite.compress.codec import codec_by_name, encode_with_feedback
+from fedlite.compress.codec import codec_by_name
 from fedlite.compress.prune import magnitude_masks
-from fedlite.flower import Array, ArrayRecord, ClientApp, Context, Message, MetricRecord, RecordDict
+from fedlite.flower import ClientApp, Message, RecordDict
 from fedlite.models import params_of
-from fedlite.seeds import derive, generator
-from fedlite.tensors import add, subtract
-from fedlite.train import TrainResult, TrainSettings, evaluate, local_train
-from fedlite.types import Result
+from fedlite.modules import module_of
+from fedlite.seeds import derive
+from fedlite.tensors import add, apply_masks
+from fedlite.train import TrainSettings, evaluate
+from fedlite.virtual.coding import code_rows
+from fedlite.virtual.engines.base import Engine, Share, Work
+from fedlite.virtual.engines.compiled import Compiled
+from fedlite.virtual.engines.pool import Pool
 from fedlite.virtual.grid import VirtualGrid
+from fedlite.virtual.kernel.reduce import add_rows
+from fedlite.virtual.owed import Owed
+from fedlite.virtual.rows import from_row, width
+
+BLOCK_BYTES = 12 * 2**20  # as apps/stacked.py has it
+
+
+def share_of(work: Workload) -> Share:
+    return work.client
 
 
 class Federation:
-    """The server's model and what a round does with it. `train` trains a cohort, as `train_cohort` does."""
+    """The server's model and what a round does with it."""
 
-    def __init__(self, work: Workload, train, *, pipeline: bool) -> None:
-        self.work, self.train, self.pipeline = work, train, pipeline
+    def __init__(self, work: Workload, engine: Engine, *, pipeline: bool) -> None:
+        self.work, self.engine, self.pipeline = work, engine, pipeline
         self.bits = 8 if pipeline else 32
-        self.model = make(work.model)
-        self.params = params_of(quantize.at(self.model, self.bits))
-        self.masks = magnitude_masks(self.params, 0.5) if pipeline else {}
-        self.codec, self.owed, self.round = codec_by_name("int8"), {}, 0
+        self.model = spec_of(work.model)
+        params = params_of(module_of(self.model, self.bits))
+        self.masks = magnitude_masks(params, 0.5) if pipeline else {}
+        self.params = apply_masks(params, self.masks)
+        self.codec, self.round = codec_by_name("int8"), 0
+        self.owed = Owed.empty(width(params), 2**31, Path(tempfile.gettempdir()))
         self.settings = TrainSettings(
             epochs=work.epochs, batch_size=work.batch_size, learning_rate=work.learning_rate, bits=self.bits
         )
 
     def play(self, cohort: np.ndarray) -> None:
         self.round += 1
-        seeds = [derive(self.work.seed, "client", self.round, int(index)) for index in cohort]
-        results = self.train(self, [int(index) for index in cohort], seeds)
-        total = aggregate.start(self.params)
-        for index, seed, result in zip(cohort, seeds, results, strict=True):
-            update = subtract(result.params, self.params)
-            if self.pipeline:
-                update = self._across(int(index), update, generator(seed, "codec"))
-            total = aggregate.add(total, Result(str(index), update, result.num_examples, {}))
-        self.params = add(self.params, aggregate.finish(total))
+        clients = [int(index) for index in cohort]
+        total, weight = np.zeros(width(self.params)), 0
+        size = max(8 * self.work.threads, BLOCK_BYTES // (4 * total.size))
+        for begin in range(0, len(clients), size):
+            block = clients[begin : begin + size]
+            seeds = [derive(self.work.seed, "client", self.round, index) for index in block]
+            done = self.engine.train(Work(self.model, self.params, self.masks, self.settings), block, seeds)
+            if done.failed:
+                raise SystemExit(f"failed: {done.failed}")
+            rows = self._across(block, done.updates, seeds) if self.pipeline else done.updates
+            add_rows(total, rows, done.counts.astype(np.float64), self.work.threads)
+            weight += int(done.counts.sum())
+        self.params = add(self.params, from_row((total / weight).astype(np.float32), self.params))
 
-    def _across(self, index: int, update, chance: np.random.Generator):
-        """What the server has of an update after the codec; the codec's loss is owed."""
-        payload, self.owed[index] = encode_with_feedback(
-            self.codec, update, self.owed.get(index), masks=self.masks, generator=chance
-        )
-        return self.codec.decode(payload, self.params, masks=self.masks)
+    def _across(self, clients: list[int], rows: np.ndarray, seeds: list[int]) -> np.ndarray:
+        """What the server has of updates after the codec; the codec's losses are owed."""
+        coded = code_rows(
+            self.codec, rows, self.owed.of(clients), like=self.params, masks=self.masks, seeds=seeds,
+            threads=self.work.threads,
+        )  # fmt: skip
+        self.owed.settle(clients, coded.residual)
+        return coded.decoded
 
     def accuracy(self) -> float:
         x, y = (np.array(self.work.array(name)) for name in ("test_x", "test_y"))
-        return evaluate(self.model, self.params, x, y, bits=self.bits, masks=self.masks)["accuracy"]
+        module = module_of(self.model, self.bits)
+        return evaluate(module, self.params, x, y, bits=self.bits, masks=self.masks)["accuracy"]
 
 
-def by_engine(federation: Federation, cohort: list[int], seeds: list[int]) -> list[TrainResult]:
-    from fedlite.virtual.kernel import train_cohort
+def engine_of(name: str, work: Workload) -> Engine:
+    if name == "compiled":
+        return Compiled(work.client, work.threads)
+    if name == "pool":
+        return Pool(work.client, work.threads)
+    from fedlite.virtual.engines.ray_cluster import RayCluster
 
-    work = federation.work
-    return train_cohort(
-        federation.model,
-        federation.params,
-        [work.client(index) for index in cohort],
-        federation.settings,
-        seeds=seeds,
-        masks=federation.masks,
-        threads=work.threads,
-    )
-
-
-class ByGrid:
-    """Messages through VirtualGrid, a client app that calls `local_train`, as many workers as threads."""
-
-    def __init__(self, work: Workload) -> None:
-        torch.set_num_threads(1)
-        app = ClientApp()
-        app.train()(self._answer)
-        self.grid = VirtualGrid(app, work.clients, workers=work.threads)
-        self.seeds: dict[int, int] = {}
-
-    def __call__(self, federation: Federation, cohort: list[int], seeds: list[int]) -> list[TrainResult]:
-        self.federation, self.seeds = federation, dict(zip(cohort, seeds, strict=True))
-        messages = [Message(RecordDict(), dst_node_id=index + 2, message_type="train") for index in cohort]
-        return [self._read(reply) for reply in self.grid.send_and_receive(messages)]
-
-    def _answer(self, message: Message, context: Context) -> Message:
-        index, of = int(context.node_config["partition-id"]), self.federation
-        x, y = of.work.client(index)
-        result = local_train(of.model, of.params, x, y, of.settings, seed=self.seeds[index], masks=of.masks)
-        arrays = ArrayRecord({name: Array(value) for name, value in result.params.items()})
-        metrics = MetricRecord(
-            {"loss": result.loss, "accuracy": result.accuracy, "num-examples": result.num_examples}
-        )
-        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
-
-    @staticmethod
-    def _read(reply: Message) -> TrainResult:
-        if reply.has_error():
-            raise SystemExit(reply.error.reason)
-        found = reply.content["metrics"]
-        params = {name: array.numpy() for name, array in reply.content["arrays"].items()}
-        return TrainResult(params, float(found["loss"]), float(found["accuracy"]), int(found["num-examples"]))
+    return RayCluster(partial(share_of, work), work.threads)
 
 
 def noop(work: Workload) -> list[float]:
@@ -138,9 +120,14 @@ def main() -> None:
     if work.model == "none":
         report(work, noop(work), None)
         return
+    torch.set_num_threads(1)
     name, _, pipeline = work.variant.partition("+")
-    federation = Federation(work, by_engine if name == "engine" else ByGrid(work), pipeline=bool(pipeline))
-    seconds = time_rounds(work, partial(Federation.play, federation))
+    engine = engine_of(name, work)
+    try:
+        federation = Federation(work, engine, pipeline=bool(pipeline))
+        seconds = time_rounds(work, partial(Federation.play, federation))
+    finally:
+        engine.close()
     report(work, seconds, federation.accuracy())
 
 

@@ -14,12 +14,24 @@ _OPTIONS = {"mobilenet_v2": {"input_shape": (3, 32, 32), "num_classes": 10, "wid
 
 def make(name: str) -> nn.Module:
     """A model of fedlite's with its initial weights, which are the same wherever it is made."""
-    root = str(Path(__file__).resolve().parents[3])
-    if root not in sys.path:
-        sys.path.append(root)
+    _find_fedlite()
     from fedlite.models import build
 
     return build(name, **_OPTIONS.get(name, {}))
+
+
+def spec_of(name: str) -> str:
+    """The same as fedlite names it: a ModelSpec's JSON."""
+    _find_fedlite()
+    from fedlite.models.registry import resolve
+
+    return resolve(name, _OPTIONS.get(name, {})).to_json()
+
+
+def _find_fedlite() -> None:
+    root = str(Path(__file__).resolve().parents[3])
+    if root not in sys.path:
+        sys.path.append(root)
 
 
 def client_tensors(work: Workload, index: int) -> tuple[Tensor, Tensor]:
