@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from fedlite.data.base import Dataset
 from fedlite.data.partition import split
 from fedlite.data.spec import open_data
 from fedlite.data.synthetic import open_synthetic
+from fedlite.virtual.samples import Picked, Samples
 from simulations.config import Config
 
 TEST_SAMPLES = 2000  # of synthetic data
@@ -22,7 +23,7 @@ class Population(Protocol):
     def __len__(self) -> int:
         """How many clients there are."""
 
-    def share(self, client: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def share(self, client: int) -> Samples | Picked:
         """A client's samples."""
 
     def sizes_of(self, clients: Sequence[int]) -> Sequence[int] | NDArray[np.int64]:
@@ -39,10 +40,9 @@ class Divided:
     def __len__(self) -> int:
         return len(self.parts)
 
-    def share(self, client: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """A copy of the client's part."""
-        part = self.parts[client]
-        return self.whole.x[part], self.whole.y[part]
+    def share(self, client: int) -> Picked:
+        """The client's part, where it lies."""
+        return Picked(self.whole.x, self.whole.y, self.parts[client])
 
     def sizes_of(self, clients: Sequence[int]) -> Sequence[int]:
         """The lengths of their parts."""

@@ -23,9 +23,17 @@ from fedlite.errors import FedliteError, SettingsError
 from fedlite.results.lines import JsonLines, write_whole
 from fedlite.results.plots import Series, line_chart
 from fedlite.results.report import page
+from fedlite.results.summary import FleetTotal, summarize
 from simulations.config import Config
 
 Values = Mapping[str, Any]
+
+MEASURES = ("accuracy", "accuracy_int8", "loss", "bytes_up", "bytes_down")
+FLEET_MEASURES: Mapping[str, Callable[[FleetTotal], float]] = {  # where there is a virtual clock
+    "virtual_hours": lambda fleet: fleet.seconds / 3600,
+    "watt_hours": lambda fleet: fleet.watt_hours,
+    "lost": lambda fleet: float(sum(fleet.lost.values())),
+}
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,7 @@ def table(done: Sequence[Point]) -> list[dict[str, Any]]:
     lines = []
     for name, group in _groups(done).items():
         line: dict[str, Any] = {"settings": name, "seeds": len(group)}
-        for key in ("accuracy", "accuracy_int8", "loss", "bytes_up", "bytes_down"):
+        for key in (*MEASURES, *FLEET_MEASURES):
             values = [value for value in (_measure(point, key) for point in group) if value is not None]
             if values:
                 line[key] = statistics.fmean(values)
@@ -141,6 +149,9 @@ def _measure(point: Point, key: str) -> float | None:
         path = point.folder / "summary.json"
         found = json.loads(path.read_text()).get(key) if path.exists() else None
         return float(found) if found is not None else None
+    if key in FLEET_MEASURES:
+        fleet = summarize(point.rows()).fleet
+        return FLEET_MEASURES[key](fleet) if fleet is not None else None
     if key.startswith("bytes_"):
         return float(sum(client.get(key, 0) for row in point.rows() for client in row["clients"].values()))
     return _final(point, key)
@@ -173,11 +184,8 @@ def _mean_curve(group: Sequence[Point], key: str) -> list[tuple[float, float]]:
 
 def text_table(lines: Sequence[Mapping[str, Any]]) -> str:
     """For people: a column per metric, mean ± spread."""
-    heads = [
-        "settings",
-        "seeds",
-        *(k for k in ("accuracy", "accuracy_int8", "loss", "bytes_up", "bytes_down")),
-    ]
+    clocked = [key for key in FLEET_MEASURES if any(key in line for line in lines)]
+    heads = ["settings", "seeds", *MEASURES, *clocked]
     rows = [heads, *([_cell(line, head) for head in heads] for line in lines)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
@@ -187,5 +195,5 @@ def _cell(line: Mapping[str, Any], head: str) -> str:
     value, spread = line.get(head), line.get(f"{head}_spread")
     if not isinstance(value, float):
         return str(value) if value is not None else "–"
-    form = ".3g" if head.startswith("bytes") else ".4f"
+    form = ".3g" if head.startswith("bytes") or head in FLEET_MEASURES else ".4f"
     return f"{value:{form}}" + (f" ± {spread:{form}}" if spread is not None else "")

@@ -15,11 +15,12 @@ from fedlite.modules import module_of
 from fedlite.tensors import apply_masks, subtract
 from fedlite.train import local_train
 from fedlite.train_settings import TrainSettings
-from fedlite.virtual.engines.base import Engine, Samples, Share, Work
+from fedlite.virtual.engines.base import Engine, Share, Work
 from fedlite.virtual.engines.compiled import Compiled
 from fedlite.virtual.engines.loop import Loop
 from fedlite.virtual.engines.pool import Pool
 from fedlite.virtual.rows import to_row
+from fedlite.virtual.samples import Picked, Samples
 from tests.virtual import local_ray
 
 ENGINES: dict[str, Callable[[Share], Engine]] = {
@@ -31,11 +32,32 @@ ENGINES: dict[str, Callable[[Share], Engine]] = {
 }
 SHAPE = (1, 8, 8)
 CLIENTS, SEEDS = [4, 0, 7, 2, 5], [11, 12, 13, 14, 15]
-EMPTY, ODD, RAISING = 90, 91, 92
+EMPTY, ODD, RAISING, OUTSIDE, BEFORE = 90, 91, 92, 93, 94
+SHARED = 1000
 
 
-def share(client: int) -> Samples:
-    """Unequal clients; one has nothing, one has labels the model does not know, one cannot be read."""
+def share(client: int) -> Samples | Picked:
+    """Unequal clients; one has nothing, one has labels the model does not know, one cannot be read.
+
+    From SHARED on, they have the samples of 0 and up, as places in arrays that they share.
+    """
+    if client >= SHARED or client in (OUTSIDE, BEFORE):
+        return picked(client)
+    return own(client)
+
+
+def picked(client: int) -> Picked:
+    """Among those of three clients in a row."""
+    parts = [own(each) for each in range(3)]
+    x, y = (np.concatenate(each) for each in zip(*parts, strict=True))
+    ends = np.cumsum([len(part[1]) for part in parts])
+    which = client - SHARED if client >= SHARED else 0
+    places = np.arange(ends[which] - len(parts[which][1]), ends[which])
+    return Picked(x, y, places + {OUTSIDE: ends[-1], BEFORE: -1}.get(client, 0))
+
+
+def own(client: int) -> Samples:
+    """Arrays of its own."""
     random = np.random.default_rng(client)
     count = 0 if client == EMPTY else 5 + 3 * client % 11
     if client == RAISING:
@@ -65,7 +87,7 @@ def test_rows_are_local_training(engine: Engine, name: str) -> None:
     given = work(name, momentum=0.5)
     done = engine.train(given, CLIENTS, SEEDS)
     for place, (client, seed) in enumerate(zip(CLIENTS, SEEDS, strict=True)):
-        x, y = share(client)
+        x, y = own(client)
         module = module_of(given.model, 32)
         alone = local_train(module, given.params, x, y, given.settings, seed=seed, masks=given.masks)
         wanted = to_row(subtract(alone.params, given.params))
@@ -95,6 +117,21 @@ def test_one_clients_failure_is_its_own(engine: Engine) -> None:
     assert "no samples" in done.failed[1]
     assert "the model has classes 0 to 9" in done.failed[3]
     assert "damaged" in done.failed[4]
+
+
+def test_samples_are_read_where_they_lie(engine: Engine) -> None:
+    given = work()
+    copied = engine.train(given, [0, 1, 2], [7, 8, 9])
+    shared = engine.train(given, [SHARED, SHARED + 1, SHARED + 2], [7, 8, 9])
+    np.testing.assert_array_equal(shared.updates, copied.updates)
+    np.testing.assert_array_equal(shared.loss, copied.loss)
+
+
+@pytest.mark.parametrize("client", [OUTSIDE, BEFORE])
+def test_places_that_are_none_fail(engine: Engine, client: int) -> None:
+    done = engine.train(work(), [client, SHARED], [1, 2])
+    assert list(done.failed) == [0]
+    assert "places run to" in done.failed[0]
 
 
 def test_all_may_fail(engine: Engine) -> None:

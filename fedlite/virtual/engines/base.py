@@ -2,18 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from fedlite.errors import DataError
 from fedlite.train_settings import TrainSettings
 from fedlite.types import Masks, Params
 from fedlite.virtual.rows import Trained
+from fedlite.virtual.samples import Picked, Samples
 
-Samples = tuple[NDArray[Any], NDArray[np.int64]]
-Share = Callable[[int], Samples]  # a client's number → its samples and labels
+Share = Callable[[int], Samples | Picked]  # a client's number → its samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +41,15 @@ class Engine(Protocol):
         """End what was started for it."""
 
 
-def samples_of(share: Share, client: int) -> Samples:
-    """A client's samples. DataError when it has none."""
-    x, y = share(client)
-    if len(y) == 0:
+def found(share: Share, client: int) -> Samples | Picked:
+    """A client's samples, wherever they lie. DataError when it has none."""
+    samples = share(client)
+    if len(samples[-1]) == 0:
         raise DataError("this device has no samples yet", remedy="it takes part as soon as some arrive")
-    return x, y
+    return samples
+
+
+def samples_of(share: Share, client: int) -> Samples:
+    """A client's samples as arrays. DataError when it has none."""
+    samples = found(share, client)
+    return samples.taken() if isinstance(samples, Picked) else samples

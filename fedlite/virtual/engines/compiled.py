@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from fedlite.errors import FedliteError
 from fedlite.modules import module_of
 from fedlite.virtual import kernel
-from fedlite.virtual.engines.base import Samples, Share, Work, samples_of
+from fedlite.virtual.engines.base import Share, Work, found
 from fedlite.virtual.engines.loop import reason
 from fedlite.virtual.rows import Trained, width
+from fedlite.virtual.samples import Picked, Samples
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class Compiled:
 
     def train(self, work: Work, clients: Sequence[int], seeds: Sequence[int]) -> Trained:
         """See Engine."""
-        samples, failed = list[Samples](), dict[int, str]()
+        samples, failed = list[Samples | Picked](), dict[int, str]()
         for place, client in enumerate(clients):
             try:
-                samples.append(samples_of(self.share, client))
+                samples.append(found(self.share, client))
             except Exception as error:  # one client's failure is its own
                 failed[place] = reason(error)
         places = [place for place in range(len(clients)) if place not in failed]
@@ -50,7 +51,7 @@ class Compiled:
     def close(self) -> None:
         """Threads end with each block."""
 
-    def _rows(self, work: Work, samples: Sequence[Samples], seeds: Sequence[int]) -> Trained:
+    def _rows(self, work: Work, samples: Sequence[Samples | Picked], seeds: Sequence[int]) -> Trained:
         return kernel.train_rows(
             module_of(work.model, work.settings.bits),
             work.params,

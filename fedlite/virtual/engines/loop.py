@@ -7,8 +7,9 @@ from fedlite.errors import FedliteError
 from fedlite.modules import module_of
 from fedlite.tensors import apply_masks, subtract
 from fedlite.train import TrainResult, train_with
-from fedlite.virtual.engines.base import Samples, Share, Work, samples_of
+from fedlite.virtual.engines.base import Share, Work, samples_of
 from fedlite.virtual.rows import Trained, to_row, width
+from fedlite.virtual.samples import Samples
 
 
 @dataclass(frozen=True)

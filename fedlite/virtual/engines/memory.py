@@ -5,7 +5,8 @@ from pathlib import Path
 
 from fedlite.errors import SettingsError
 from fedlite.modules import module_of
-from fedlite.virtual.engines.base import Samples, Work
+from fedlite.virtual.engines.base import Work
+from fedlite.virtual.samples import Samples
 from fedlite.virtual.workload import RUNTIME_BYTES, training_memory
 
 MIB = 2**20

@@ -16,8 +16,9 @@ from fedlite.types import Array, Masks, Params, is_statistic
 from fedlite.virtual.kernel import plan as planning
 from fedlite.virtual.kernel.build import library
 from fedlite.virtual.kernel.layers import Layer, Program
-from fedlite.virtual.kernel.plan import Client
+from fedlite.virtual.kernel.plan import Checked
 from fedlite.virtual.rows import Trained, from_row, spans, to_row, width
+from fedlite.virtual.samples import Picked, Samples
 
 _FLOATS = ("learning_rate", "momentum", "weight_decay", "proximal_mu", "clip_norm")
 _POINTERS = ("start", "live", "x", "y", "order", "count", "trained", "loss", "hits")
@@ -62,7 +63,7 @@ def supports(model: nn.Module, settings: TrainSettings) -> str | None:
 def train_cohort(
     model: nn.Module,
     params: Params,
-    data: Sequence[Client],
+    data: Sequence[Samples | Picked],
     settings: TrainSettings,
     *,
     seeds: Sequence[int],
@@ -89,7 +90,7 @@ def train_cohort(
 def train_rows(
     model: nn.Module,
     params: Params,
-    data: Sequence[Client],
+    data: Sequence[Samples | Picked],
     settings: TrainSettings,
     *,
     seeds: Sequence[int],
@@ -108,7 +109,7 @@ def train_rows(
 def _train(
     model: nn.Module,
     params: Params,
-    data: Sequence[Client],
+    data: Sequence[Samples | Picked],
     settings: TrainSettings,
     seeds: Sequence[int],
     masks: Masks | None,
@@ -126,15 +127,15 @@ def _train(
     if not data:
         return Trained(rows, loss, loss, hits)
     plan = planning.plan(model, params, data[0][0].shape[1:], settings.bits)
-    clients = [planning.checked(x, y, data[0][0].shape[1:], plan.classes) for x, y in data]
-    counts = np.array([len(y) for _, y in clients], np.int64)
-    orders = [_order(len(y), settings, seed) for (_, y), seed in zip(clients, seeds, strict=True)]
+    clients = [planning.checked(samples, data[0][0].shape[1:], plan.classes) for samples in data]
+    counts = np.array([client.count for client in clients], np.int64)
+    orders = [_order(client, settings, seed) for client, seed in zip(clients, seeds, strict=True)]
     slots = _slots(plan, params)
     arrays = {
         "start": planning.row(plan, apply_masks(params, masks or {})),
         "live": planning.row(plan, _live(params, masks)) if masks else None,
-        "x": planning.addresses([x for x, _ in clients]),
-        "y": planning.addresses([y for _, y in clients]),
+        "x": planning.addresses([client.x for client in clients]),
+        "y": planning.addresses([client.y for client in clients]),
         "order": planning.addresses(orders),
         "count": counts,
         "trained": rows,
@@ -159,11 +160,12 @@ def _train(
     return Trained(rows, loss, hits / counts, counts)
 
 
-def _order(count: int, settings: TrainSettings, seed: int) -> NDArray[np.int64]:
+def _order(client: Checked, settings: TrainSettings, seed: int) -> NDArray[np.int64]:
     """All epochs' examples as `batches` draws them; cut into batches, an epoch is the same permutation."""
-    whole = count if settings.batch_size else 0
-    epochs = [next(batches(count, whole, seed, epoch)) for epoch in range(settings.epochs)]
-    return np.concatenate(epochs) if len(epochs) > 1 else epochs[0]
+    whole = client.count if settings.batch_size else 0
+    epochs = [next(batches(client.count, whole, seed, epoch)) for epoch in range(settings.epochs)]
+    drawn = np.concatenate(epochs) if len(epochs) > 1 else epochs[0]
+    return drawn if client.places is None else client.places[drawn]
 
 
 def _settings(settings: TrainSettings, most: int) -> _Settings:

@@ -53,21 +53,27 @@ def evaluate(
     if reason := supports_evaluation(model):
         raise SettingsError(f"the compiled kernel cannot test this: {reason}", remedy="test with torch")
     plan = planning.plan(model, params, x.shape[1:], bits)
-    x, y = planning.checked(x, y, x.shape[1:], plan.classes)
-    pieces = -(-len(y) // PIECE)
+    data = planning.checked((x, y), x.shape[1:], plan.classes)
+    pieces = -(-data.count // PIECE)
     loss, hits = np.empty(pieces), np.empty(pieces, np.int64)
     weights = planning.row(plan, apply_masks(params, masks or {}))
-    arrays = {"weights": weights, "x": x, "y": y, "loss": loss, "hits": hits}
+    arrays: dict[str, NDArray[Any]] = {
+        "weights": weights,
+        "x": data.x,
+        "y": data.y,
+        "loss": loss,
+        "hits": hits,
+    }
     test = _Test(
         layers=plan.layers,
         num_layers=len(plan.layers),
         bits=bits,
         stride=plan.stride,
-        count=len(y),
-        piece=min(PIECE, len(y)),
+        count=data.count,
+        piece=min(PIECE, data.count),
         threads=threads or planning.cores(),
         **{name: planning.address(array) for name, array in arrays.items()},
     )
     if library().fedlite_evaluate(ctypes.byref(test)):
         raise SettingsError("memory ran out in the compiled kernel", remedy="use fewer threads")
-    return {"loss": float(loss.sum() / len(y)), "accuracy": int(hits.sum()) / len(y)}
+    return {"loss": float(loss.sum() / data.count), "accuracy": int(hits.sum()) / data.count}

@@ -34,12 +34,17 @@ from fedlite.virtual.grid import VirtualGrid
 from fedlite.virtual.kernel.reduce import add_rows
 from fedlite.virtual.owed import Owed
 from fedlite.virtual.rows import from_row, width
+from fedlite.virtual.samples import Picked
 
 BLOCK_BYTES = 12 * 2**20  # as apps/stacked.py has it
 
 
 def share_of(work: Workload) -> Share:
-    return work.client
+    """Clients' samples, in memory and where they lie."""
+    x, y = (np.array(work.array(name)) for name in ("x", "y"))
+    places = np.arange(y.size).reshape(y.shape)
+    flat = x.reshape(-1, *x.shape[2:]), y.reshape(-1).astype(np.int64)
+    return lambda client: Picked(*flat, places[client])
 
 
 class Federation:
@@ -91,9 +96,9 @@ class Federation:
 
 def engine_of(name: str, work: Workload) -> Engine:
     if name == "compiled":
-        return Compiled(work.client, work.threads)
+        return Compiled(share_of(work), work.threads)
     if name == "pool":
-        return Pool(work.client, work.threads)
+        return Pool(share_of(work), work.threads)
     from fedlite.virtual.engines.ray_cluster import RayCluster
 
     return RayCluster(partial(share_of, work), work.threads)
