@@ -30,7 +30,7 @@ Values = Mapping[str, Any]
 
 MEASURES = ("accuracy", "accuracy_int8", "loss", "bytes_up", "bytes_down")
 FLEET_MEASURES: Mapping[str, Callable[[FleetTotal], float]] = {  # where there is a virtual clock
-    "virtual_hours": lambda fleet: fleet.seconds / 3600,
+    "virtual_seconds": lambda fleet: fleet.seconds,
     "watt_hours": lambda fleet: fleet.watt_hours,
     "lost": lambda fleet: float(sum(fleet.lost.values())),
 }

@@ -12,7 +12,7 @@ from fedlite.config import from_mapping
 from fedlite.errors import SettingsError
 from simulations import scenarios
 from simulations.config import Config
-from simulations.sweep import points, table
+from simulations.sweep import Point, points, table, text_table
 
 TINY = """# Tiny.
 dataset = "digits"
@@ -57,6 +57,23 @@ def test_a_sweep_resumes_and_averages(tmp_path: Path) -> None:
     assert "2 simulations, 2 done" in again.stdout
     assert [(point.folder / "summary.json").stat().st_mtime_ns for point in found] == stamps
     assert "<svg" in (folder / "sweep.html").read_text()
+
+
+def test_a_fleets_time_energy_and_losses_are_columns_where_there_is_one(tmp_path: Path) -> None:
+    """Two seeds that end after 100 and 300 s, with 2 Wh each and 3 and 5 clients lost."""
+    found = []
+    for seed, now, late in ((0, 100.0, 3), (1, 300.0, 5)):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        row = {"round": 1, "accuracy": 0.5, "clients": {}}
+        fleet = {"now": now, "joules": 7200.0, "late": late}
+        (folder / "metrics.jsonl").write_text(json.dumps(row | {"fleet": fleet}) + "\n")
+        found.append(Point({}, {"seed": seed}, folder))
+    (line,) = table(found)
+    assert (line["virtual_seconds"], line["watt_hours"], line["lost"]) == (200.0, 2.0, 4.0)
+    heads = text_table([line]).splitlines()[0].split()
+    assert heads[-3:] == ["virtual_seconds", "watt_hours", "lost"]
+    assert "virtual_seconds" not in text_table([{"settings": "all", "seeds": 1}])
 
 
 @pytest.mark.parametrize(
