@@ -24,7 +24,8 @@ from fedlite.tensors import LARGEST
 from fedlite.types import Array, Result
 from fedlite.uplink import clear_size, rounded
 from fedlite.virtual.coding import Coded, code_rows
-from fedlite.virtual.engines.base import Engine, Work
+from fedlite.virtual.engines.ahead import Ahead, Block
+from fedlite.virtual.engines.base import Work
 from fedlite.virtual.grid import FIRST_NODE
 from fedlite.virtual.kernel.reduce import add_rows, largest_rows
 from fedlite.virtual.owed import Owed
@@ -66,7 +67,7 @@ class Gathering:
     stop: Event
     most: int
     threads: int
-    engine: Engine
+    trainer: Ahead
     owed: Owed
     work: Work
     manifest: Manifest
@@ -117,15 +118,15 @@ class Gathering:
         self.owed.holds.update(dict.fromkeys(self.counted, self.model.held.number))
 
     def _blocks(self) -> Iterator[_Block]:
-        size, began, told = self.most, time.monotonic(), 0.0
-        for begin in range(0, len(self.chosen), size):
+        began, told, done = time.monotonic(), 0.0, 0
+        for (clients, seeds), trained in self.trainer.train(self.work, self._cut()):
             if self.stop.is_set():
                 raise Stopped
-            block = self._play(self.chosen[begin : begin + size])
+            block = self._read(clients, seeds, trained)
             if block.clients:
                 yield block
-            now = time.monotonic()
-            if now - told > _TELL_SECONDS and (done := begin + size) < len(self.chosen):
+            now, done = time.monotonic(), done + len(clients)
+            if now - told > _TELL_SECONDS and done < len(self.chosen):
                 told = now
                 speed = done / max(now - began, 1e-9)
                 self.watcher.status(
@@ -133,14 +134,17 @@ class Gathering:
                 )
         check_quorum(self.tally, len(self.chosen), self.settings.quorum)
 
-    def _play(self, clients: list[int]) -> _Block:
-        """Train a block; code and read what of it counts."""
-        seeds = [
-            derive(self.manifest.seed, "client", self.manifest.round_num, name_of(each)) for each in clients
-        ]
+    def _cut(self) -> list[Block]:
+        """The chosen in blocks, each client with the seed of its chance in this round."""
+        seed, round_num = self.manifest.seed, self.manifest.round_num
+        seeds = [derive(seed, "client", round_num, name_of(client)) for client in self.chosen]
+        begins = range(0, len(self.chosen), self.most)
+        return [(self.chosen[b : b + self.most], seeds[b : b + self.most]) for b in begins]
+
+    def _read(self, clients: list[int], seeds: list[int], done: Trained) -> _Block:
+        """Code and read what counts of a trained block."""
         for client, down in zip(clients, self._bytes_down(clients), strict=True):
             self.tally.clients[name_of(client)] = {"bytes_down": down, "bytes_up": 0}
-        done = self.engine.train(self.work, clients, seeds)
         well = self._well(clients, done)
         counting = [place for place in well if clients[place] not in self.late][: self._wanted]
         late = sorted(set(well) - set(counting))

@@ -17,13 +17,16 @@ from fedlite.apps.timed import Timed
 from fedlite.errors import SettingsError
 from fedlite.ledger.store import Ledger
 from fedlite.rounds import Combined, Model, Rule, Streaming, sample
+from fedlite.virtual.engines.ahead import Ahead
 from fedlite.virtual.engines.base import Engine, Work
 from fedlite.virtual.owed import Owed
 from fedlite.virtual.rows import width
 
 AT_ONCE = 8  # clients in a block for each core, at least: so all are busy to its end
-CACHED = 12 * 2**20  # bytes of updates in a block, if they are more than that: they stay in the last-level cache
-_ROWS_IN_FLIGHT = 5  # of a client in a block: update, owed, decoded, residual, and room to compute
+CACHED = 6 * 2**20  # bytes of updates in a block, if that is more: two blocks stay in the last-level cache
+_ROWS_IN_FLIGHT = (
+    6  # of a client in a block: update, owed, decoded, residual, room to compute, the next block's
+)
 _STATE_FILE = "clients.state"
 
 
@@ -46,7 +49,7 @@ class Stacked:
     memory: int
     threads: int = 1
     timed: Timed | None = None
-    _engine: Engine | None = None
+    _trainer: Ahead | None = None
     _owed: Owed | None = None
 
     def __post_init__(self) -> None:
@@ -68,9 +71,9 @@ class Stacked:
     ) -> tuple[Combined, Tally]:
         """See Crew. Remembers what clients owe only when all of it is done."""
         work = Work(manifest.model, model.held.params, model.held.masks, manifest.settings)
-        if self._engine is None:
-            self._engine = self.engine_of(work, chosen)
-            self.watcher.status(f"clients are trained by {self._engine.name}")
+        if self._trainer is None:
+            self._trainer = Ahead(self.engine_of(work, chosen))
+            self.watcher.status(f"clients are trained by {self._trainer.engine.name}")
         if self._owed is None:
             self._owed = self._open_owed(work, model.round_num)
         gathering = Gathering(
@@ -80,7 +83,7 @@ class Stacked:
             stop=self.stop,
             most=self.block(work),
             threads=self.threads,
-            engine=self._engine,
+            trainer=self._trainer,
             owed=self._owed,
             work=work,
             manifest=manifest,
@@ -108,8 +111,8 @@ class Stacked:
 
     def __exit__(self, *_: object) -> None:
         """End what was started."""
-        if self._engine is not None:
-            self._engine.close()
+        if self._trainer is not None:
+            self._trainer.close()
         if self._owed is not None:
             self._owed.close()
 

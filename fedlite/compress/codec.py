@@ -188,8 +188,8 @@ def encode_with_feedback(
 
 PRESETS: Mapping[str, Codec] = MappingProxyType(
     {
-        "int8": Codec(),
-        "int8-tensor": Codec(serializer=Int8(per_channel=False)),
+        "int8": Codec(compressors=(Zstd(1),)),
+        "int8-tensor": Codec(serializer=Int8(per_channel=False), compressors=(Zstd(1),)),
         "float32": Codec(serializer=Float32()),
         "plain": Codec(serializer=Float32(planes=False), compressors=()),
     }

@@ -42,16 +42,20 @@ class Rows:
         return len(self._near) + len(self._far)
 
     def get(self, client: int) -> Array | None:
-        """The client's row, not to be written to; None if it has none."""
+        """The client's row, to be read before anything is put; None if it has none."""
         if client in self._near:
             self._near.move_to_end(client)
             return self._near[client]
         return self._read(self._far[client]) if client in self._far else None
 
     def put(self, client: int, row: Array) -> None:
-        """Keep a row; what was there before is gone. The row must not be changed any more."""
+        """Keep a copy of a row; what was there before is gone."""
+        if client in self._near:
+            np.copyto(self._near[client], row)
+            self._near.move_to_end(client)
+            return
         self.drop(client)
-        self._near[client] = row
+        self._near[client] = row.copy()
         while len(self._near) * self.width * 4 > self.limit:
             self._spill(*self._near.popitem(last=False))
 
@@ -116,7 +120,7 @@ class Owed:
         for place, client in enumerate(clients):
             self.lost.drop(client)
             if residual is not None:
-                self.losses.put(client, residual[place].copy())
+                self.losses.put(client, residual[place])
 
     def lose(self, clients: Sequence[int], updates: Array, learned: NDArray[np.bool_]) -> None:
         """These clients' reports did not count: they owe their update and what the codec had lost before.
@@ -192,10 +196,9 @@ class Owed:
 def _stacked(found: list[Array | None], width: int) -> Array | None:
     if all(row is None for row in found):
         return None
-    rows: Array = np.zeros((len(found), width), np.float32)
+    rows: Array = np.empty((len(found), width), np.float32)
     for place, row in enumerate(found):
-        if row is not None:
-            rows[place] = row
+        rows[place] = 0 if row is None else row
     return rows
 
 

@@ -18,6 +18,7 @@ class Loop:
 
     share: Share
     name: str = "torch, one client after another"
+    threaded: bool = False
 
     def train(self, work: Work, clients: Sequence[int], seeds: Sequence[int]) -> Trained:
         """See Engine."""

@@ -66,6 +66,7 @@ class RayCluster:
     """
 
     name = "Ray"
+    threaded = False
 
     def __init__(self, make_share: Callable[[], Share], workers: int, address: str | None = None) -> None:
         if workers < 1:

@@ -27,6 +27,7 @@ from fedlite.seeds import derive
 from fedlite.tensors import add, apply_masks
 from fedlite.train import TrainSettings, evaluate
 from fedlite.virtual.coding import code_rows
+from fedlite.virtual.engines.ahead import Ahead
 from fedlite.virtual.engines.base import Engine, Share, Work
 from fedlite.virtual.engines.compiled import Compiled
 from fedlite.virtual.engines.pool import Pool
@@ -36,7 +37,7 @@ from fedlite.virtual.owed import Owed
 from fedlite.virtual.rows import from_row, width
 from fedlite.virtual.samples import Picked
 
-BLOCK_BYTES = 12 * 2**20  # as apps/stacked.py has it
+BLOCK_BYTES = 6 * 2**20  # as apps/stacked.py has it
 
 
 def share_of(work: Workload) -> Share:
@@ -50,8 +51,8 @@ def share_of(work: Workload) -> Share:
 class Federation:
     """The server's model and what a round does with it."""
 
-    def __init__(self, work: Workload, engine: Engine, *, pipeline: bool) -> None:
-        self.work, self.engine, self.pipeline = work, engine, pipeline
+    def __init__(self, work: Workload, trainer: Ahead, *, pipeline: bool) -> None:
+        self.work, self.trainer, self.pipeline = work, trainer, pipeline
         self.bits = 8 if pipeline else 32
         self.model = spec_of(work.model)
         params = params_of(module_of(self.model, self.bits))
@@ -68,13 +69,13 @@ class Federation:
         clients = [int(index) for index in cohort]
         total, weight = np.zeros(width(self.params)), 0
         size = max(8 * self.work.threads, BLOCK_BYTES // (4 * total.size))
-        for begin in range(0, len(clients), size):
-            block = clients[begin : begin + size]
-            seeds = [derive(self.work.seed, "client", self.round, index) for index in block]
-            done = self.engine.train(Work(self.model, self.params, self.masks, self.settings), block, seeds)
+        seeds = [derive(self.work.seed, "client", self.round, index) for index in clients]
+        blocks = [(clients[b : b + size], seeds[b : b + size]) for b in range(0, len(clients), size)]
+        work = Work(self.model, self.params, self.masks, self.settings)
+        for (block, chances), done in self.trainer.train(work, blocks):
             if done.failed:
                 raise SystemExit(f"failed: {done.failed}")
-            rows = self._across(block, done.updates, seeds) if self.pipeline else done.updates
+            rows = self._across(block, done.updates, chances) if self.pipeline else done.updates
             add_rows(total, rows, done.counts.astype(np.float64), self.work.threads)
             weight += int(done.counts.sum())
         self.params = add(self.params, from_row((total / weight).astype(np.float32), self.params))
@@ -127,12 +128,12 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     name, _, pipeline = work.variant.partition("+")
-    engine = engine_of(name, work)
+    trainer = Ahead(engine_of(name, work))
     try:
-        federation = Federation(work, engine, pipeline=bool(pipeline))
+        federation = Federation(work, trainer, pipeline=bool(pipeline))
         seconds = time_rounds(work, partial(Federation.play, federation))
     finally:
-        engine.close()
+        trainer.close()
     report(work, seconds, federation.accuracy())
 
 
