@@ -7,9 +7,12 @@
     python -m simulations strategies --run-dir runs/s        a sweep: simulations side by side, and one table
     python -m simulations --app path/to/flower_app --clients 100
     python -m simulations --dataset mnist --partition natural --clients 0 --cohort 50 --strategy fedprox:mu=0.01
+    python -m simulations --clients 100 --cohort 10 --devices pi4:0.7,phone:0.3 --availability dropout:0.08
+    python -m simulations --clients 100 --engine ray --address host:6379
 
-Leaves a folder with config.json, metrics.jsonl, the model and report.html. The same --run-dir resumes; what
-virtual clients still owed of their codec's losses is forgotten then.
+Leaves a folder with config.json, metrics.jsonl, the model and report.html. The same --run-dir goes on after the
+last finished round: after Ctrl-C as if never stopped; after a crash, what virtual clients held and owed is forgotten.
+More in docs/simulation.md.
 """
 
 import sys
@@ -47,7 +50,9 @@ def body(argv: Sequence[str], stop: Event) -> int:
     if config.app is not None:
         from simulations.foreign import run_app
 
-        run_app(config.app, clients=config.clients, workers=config.cores, seed=config.seed)
+        done = run_app(config.app, clients=config.clients, workers=config.cores, seed=config.seed, stop=stop)
+        if not done:
+            print("stopped: what the app has saved so far is all there is")
         return OK
     from simulations.run import simulate
 

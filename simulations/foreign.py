@@ -1,35 +1,38 @@
 """Any Flower app on a VirtualGrid: `python -m simulations --app path/to/flower_app`."""
 
 import importlib
+import logging
 import random
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, cast
 
 import numpy as np
 
 from fedlite.errors import SettingsError
-from fedlite.flower import SERVER_NODE_ID, ClientApp, Context, RecordDict, ServerApp, quiet
+from fedlite.flower import SERVER_NODE_ID, ClientApp, Context, Message, RecordDict, ServerApp, quiet
 from fedlite.virtual.grid import VirtualGrid
 
 Values = dict[str, bool | float | int | str]
 
 
-def run_app(path: Path, *, clients: int, workers: int, seed: int) -> None:
-    """Run the server app and the client app of a Flower project in this process.
+def run_app(path: Path, *, clients: int, workers: int, seed: int, stop: Event) -> bool:
+    """Run the server app and the client app of a Flower project in this process; False if `stop` cut it short.
 
     `path` holds a pyproject.toml with [tool.flwr.app.components]; each of `clients` nodes is configured with its
     partition-id and num-partitions. Python's and NumPy's global generators are seeded, since apps draw from them.
-    SettingsError if there is no such app; what the apps raise passes through.
+    Flower's own lines are shown: they are the run's progress, and name the clients that failed.
+    SettingsError if there is no such app; what the server app raises passes through.
     """
     tool = _read(path / "pyproject.toml")
     run_config = _flat(tool.get("config", {}))
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    quiet()
+    quiet(logging.INFO)
     with _importable(path):
         server_app = _load(tool, "serverapp", ServerApp, path)
         client_app = _load(tool, "clientapp", ClientApp, path)
@@ -37,10 +40,23 @@ def run_app(path: Path, *, clients: int, workers: int, seed: int) -> None:
         def node_config(index: int) -> Values:
             return {"partition-id": index, "num-partitions": clients}
 
+        def stoppable(message: Message, context: Context) -> Message:
+            if stop.is_set():
+                raise KeyboardInterrupt  # which neither the grid nor an app takes for a client's failure
+            return cast(Message, client_app(message, context))
+
         with VirtualGrid(
-            client_app, clients, node_config=node_config, run_config=run_config, workers=workers
+            cast(ClientApp, stoppable),
+            clients,
+            node_config=node_config,
+            run_config=run_config,
+            workers=workers,
         ) as grid:
-            server_app(grid, Context(grid.run.run_id, SERVER_NODE_ID, {}, RecordDict(), run_config))
+            try:
+                server_app(grid, Context(grid.run.run_id, SERVER_NODE_ID, {}, RecordDict(), run_config))
+            except KeyboardInterrupt:
+                return False
+    return True
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -56,6 +72,8 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise SettingsError(
             f"{path} has no [tool.flwr.app.components] with serverapp and clientapp"
         ) from error
+    if not isinstance(app.get("config", {}), dict):
+        raise SettingsError(f"[tool.flwr.app.config] of {path} is not a table")
     return app
 
 
@@ -65,7 +83,7 @@ def _load(tool: Mapping[str, Any], which: str, kind: type, path: Path) -> Any:
     module, _, attribute = reference.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise SettingsError(f"cannot load the {which} {reference!r} of {path}: {error}") from error
     if not isinstance(found, kind):
         raise SettingsError(f"{reference!r} of {path} is a {type(found).__name__}, a {kind.__name__} wanted")

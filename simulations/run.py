@@ -1,5 +1,6 @@
 """One simulation: the data set divided, a crew of virtual clients, the server app over it."""
 
+import socket
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -15,6 +16,7 @@ from fedlite.apps.server import run_with
 from fedlite.apps.stacked import Stacked
 from fedlite.apps.timed import Timed
 from fedlite.crypto.files import locked
+from fedlite.errors import SettingsError
 from fedlite.rounds import Model
 from fedlite.train_settings import TrainSettings
 from fedlite.uplink import Clear
@@ -24,11 +26,14 @@ from fedlite.virtual.schedule import open_schedule
 from simulations.config import Config
 from simulations.population import Population, populate
 
+CONNECT_SECONDS = 5.0
+
 
 def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
     """Run to the end (or until `stop`), leave a results folder, return (last model, that folder)."""
     torch.set_num_threads(1)
     population, test = populate(config)
+    _check(config, len(population))
     folder = config.run_dir or Path("runs") / datetime.now().strftime(
         f"%Y%m%d-%H%M%S-{config.strategy.split(':')[0]}"
     )
@@ -62,6 +67,29 @@ def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
         crew.keep(model.round_num)
         workshop.write(folder, model)
     return model, folder
+
+
+def _check(config: Config, clients: int) -> None:
+    """SettingsError, before anything is written, for a round that these clients cannot fill or a cluster that is away.
+
+    Ray itself would look for one for minutes.
+    """
+    for name, size in (("cohort", config.cohort), ("quorum", config.quorum)):
+        if size > clients:
+            raise SettingsError(
+                f"--{name} is {size}, but there are {clients} clients",
+                remedy=f"lower --{name}, or divide the data among more --clients",
+            )
+    host, _, port = config.address.rpartition(":")
+    if config.engine != "ray" or not host or "/" in config.address:  # auto and ray://… are Ray's to find
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise SettingsError(
+            f"no Ray cluster answers at --address {config.address}: {error}",
+            remedy="start one there with `ray start --head`, or leave --address out to have one here",
+        ) from error
 
 
 def _timed(config: Config, workshop: Workshop, population: Population) -> Timed | None:

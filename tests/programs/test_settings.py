@@ -34,7 +34,7 @@ PARSED: dict[str, tuple[str, tuple[str, ...], str]] = {
     "half a batch": ("server", ("--batch-size", "-1"), "batch_size is -1"),
     "momentum for adam": ("server", ("--optimizer", "adam", "--momentum", "0.9"), "which adam does not use"),
     "never tested": ("server", ("--evaluate-every", "-1"), "--evaluate-every is -1"),
-    "no workers": ("simulations", ("--workers", "0"), "--workers is 0, at least 1 wanted"),
+    "minus one workers": ("simulations", ("--workers", "-1"), "--workers is -1, at least 0 wanted"),
     "nothing to learn from": ("client", (), "there is nothing to learn from"),
     "two sources": ("client", ("--data", "digits", "--stdin"), "give one of them"),
     "watch without a form": ("client", ("--watch", "."), "give --input-shape and --num-classes"),
