@@ -10,6 +10,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from fedlite.errors import SettingsError
 
 SOURCES = Path(__file__).parent / "src"
@@ -39,9 +41,19 @@ def library() -> ctypes.CDLL:
 @functools.cache
 def _attempt() -> ctypes.CDLL | str:
     try:
-        return ctypes.CDLL(str(compiled(SOURCES, cache_folder())))
+        found = ctypes.CDLL(str(compiled(SOURCES, cache_folder())))
+        return found if _draws_as_numpy(found) else "this NumPy draws other permutations than the kernel"
     except (OSError, subprocess.SubprocessError, SettingsError) as error:
         return str(error)
+
+
+def _draws_as_numpy(kernel: ctypes.CDLL) -> bool:
+    """Clients take their examples in the same order here and on a device; NumPy may change how it draws."""
+    order = np.empty(50, np.int64)
+    kernel.fedlite_permutation(
+        ctypes.c_uint64(2**40 + 1), ctypes.c_void_p(order.ctypes.data), ctypes.c_int64(len(order))
+    )
+    return bool((order == np.random.default_rng(2**40 + 1).permutation(len(order))).all())
 
 
 def compiled(sources: Path, folder: Path) -> Path:

@@ -9,19 +9,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlite.errors import SettingsError
+from fedlite.seeds import derive
 from fedlite.tensors import apply_masks
-from fedlite.train import TrainResult, batches
+from fedlite.train import TrainResult
 from fedlite.train_settings import TrainSettings
 from fedlite.types import Array, Masks, Params, is_statistic
 from fedlite.virtual.kernel import plan as planning
 from fedlite.virtual.kernel.build import library
+from fedlite.virtual.kernel.cohort import cohort
 from fedlite.virtual.kernel.layers import Layer, Program
-from fedlite.virtual.kernel.plan import Checked
 from fedlite.virtual.rows import Trained, from_row, spans, to_row, width
 from fedlite.virtual.samples import Picked, Samples
 
 _FLOATS = ("learning_rate", "momentum", "weight_decay", "proximal_mu", "clip_norm")
-_POINTERS = ("start", "live", "x", "y", "order", "count", "trained", "loss", "hits")
+_POINTERS = ("start", "live", "x", "y", "places", "count", "seeds", "trained", "loss", "hits")
 
 
 class _Settings(ctypes.Structure):
@@ -127,17 +128,16 @@ def _train(
     if not data:
         return Trained(rows, loss, loss, hits)
     plan = planning.plan(model, params, data[0][0].shape[1:], settings.bits)
-    clients = [planning.checked(samples, data[0][0].shape[1:], plan.classes) for samples in data]
-    counts = np.array([client.count for client in clients], np.int64)
-    orders = [_order(client, settings, seed) for client, seed in zip(clients, seeds, strict=True)]
+    clients = cohort(data, data[0][0].shape[1:], plan.classes)
     slots = _slots(plan, params)
     arrays = {
         "start": planning.row(plan, apply_masks(params, masks or {})),
         "live": planning.row(plan, _live(params, masks)) if masks else None,
-        "x": planning.addresses([client.x for client in clients]),
-        "y": planning.addresses([client.y for client in clients]),
-        "order": planning.addresses(orders),
-        "count": counts,
+        "x": clients.x,
+        "y": clients.y,
+        "places": clients.places,
+        "count": clients.counts,
+        "seeds": _seeds(seeds, settings.epochs) if settings.batch_size else None,
         "trained": rows,
         "loss": loss,
         "hits": hits,
@@ -147,7 +147,7 @@ def _train(
         num_layers=len(plan.layers),
         slots=slots,
         num_slots=len(slots),
-        settings=_settings(settings, int(counts.max())),
+        settings=_settings(settings, int(clients.counts.max())),
         num_clients=len(data),
         stride=plan.stride,
         size=rows.shape[1],
@@ -157,15 +157,14 @@ def _train(
     )
     if library().fedlite_train(ctypes.byref(job)):
         raise SettingsError("memory ran out in the compiled kernel", remedy="train smaller batches")
-    return Trained(rows, loss, hits / counts, counts)
+    return Trained(rows, loss, hits / clients.counts, clients.counts)
 
 
-def _order(client: Checked, settings: TrainSettings, seed: int) -> NDArray[np.int64]:
-    """All epochs' examples as `batches` draws them; cut into batches, an epoch is the same permutation."""
-    whole = client.count if settings.batch_size else 0
-    epochs = [next(batches(client.count, whole, seed, epoch)) for epoch in range(settings.epochs)]
-    drawn = np.concatenate(epochs) if len(epochs) > 1 else epochs[0]
-    return drawn if client.places is None else client.places[drawn]
+def _seeds(seeds: Sequence[int], epochs: int) -> NDArray[np.uint64]:
+    """(clients, epochs): of the streams that fedlite.train.batches draws from."""
+    return np.array(
+        [[derive(seed, "batches", epoch) for epoch in range(epochs)] for seed in seeds], np.uint64
+    )
 
 
 def _settings(settings: TrainSettings, most: int) -> _Settings:

@@ -12,6 +12,7 @@ from fedlite.tensors import apply_masks
 from fedlite.types import Masks, Params
 from fedlite.virtual.kernel import plan as planning
 from fedlite.virtual.kernel.build import library
+from fedlite.virtual.kernel.cohort import checked
 from fedlite.virtual.kernel.layers import Layer
 
 PIECE = 32  # examples that pass the layers together: few, so that what is between layers stays in the cache
@@ -53,7 +54,7 @@ def evaluate(
     if reason := supports_evaluation(model):
         raise SettingsError(f"the compiled kernel cannot test this: {reason}", remedy="test with torch")
     plan = planning.plan(model, params, x.shape[1:], bits)
-    data = planning.checked((x, y), x.shape[1:], plan.classes)
+    data = checked((x, y), x.shape[1:], plan.classes)
     pieces = -(-data.count // PIECE)
     loss, hits = np.empty(pieces), np.empty(pieces, np.int64)
     weights = planning.row(plan, apply_masks(params, masks or {}))

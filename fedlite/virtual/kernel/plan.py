@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlite.compress import quantize
-from fedlite.errors import DataError, SettingsError
+from fedlite.errors import SettingsError
 from fedlite.models.bridge import layout
 from fedlite.tensors import check_like
 from fedlite.types import Array, Params, is_statistic
 from fedlite.virtual.kernel.graph import Block, blocks
 from fedlite.virtual.kernel.layers import ALIGNMENT, Program, program
-from fedlite.virtual.samples import Picked, Samples
 
 
 @dataclass
@@ -62,45 +61,6 @@ def plan(model: nn.Module, params: Params, shape: tuple[int, ...], bits: int) ->
     if (shape, bits) not in known.programs:
         known.programs[shape, bits] = program(known.chain, shape, bits)
     return known.programs[shape, bits]
-
-
-@dataclass(frozen=True, eq=False)
-class Checked:
-    """A client's data as the kernel reads them: of x and y, the `count` examples at `places`, or the first ones."""
-
-    x: NDArray[np.float32]
-    y: NDArray[np.int64]
-    places: NDArray[np.int64] | None
-    count: int
-
-
-def checked(samples: Samples | Picked, shape: tuple[int, ...], classes: int) -> Checked:
-    """The client's data, copied only where the kernel could not read them as they lie. DataError as `local_train`'s."""
-    if isinstance(samples, Picked) and not _readable(samples):
-        samples = samples.taken()
-    x, y = samples[:2]
-    labels = y[samples.chosen] if isinstance(samples, Picked) else y
-    count = len(labels)
-    if count == 0 or not (isinstance(samples, Picked) or len(x) == count):
-        raise DataError(
-            f"there are {len(x)} examples and {count} labels; as many of both, at least one, wanted"
-        )
-    if x.shape[1:] != shape or x.dtype != np.float32:
-        raise DataError(f"the cohort's examples are float32 {shape}, these are {x.dtype} {x.shape[1:]}")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise DataError(f"labels run from {low} to {high}; the model has classes 0 to {classes - 1}")
-    places = samples.chosen if isinstance(samples, Picked) else None
-    return Checked(np.ascontiguousarray(x), np.ascontiguousarray(y, np.int64), places, count)
-
-
-def _readable(samples: Picked) -> bool:
-    """Whether the kernel can read these examples where they lie."""
-    x, y, chosen = samples
-    fits = (
-        len(chosen) > 0 and chosen.dtype == np.int64 and chosen.min() >= 0 and chosen.max() < len(x) == len(y)
-    )
-    return bool(fits and x.flags.c_contiguous and y.flags.c_contiguous and y.dtype == np.int64)
 
 
 def row(of: Program, values: Params) -> Array:

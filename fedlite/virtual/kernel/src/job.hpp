@@ -52,10 +52,11 @@ struct Job {
     int64_t relative;               // whether what is given back is trained − start
     const float* start;             // (stride): the round's parameters, pruned
     const float* live;              // (stride): 0 or 1, or null
-    const float* const* x;          // each (count, channels, height, width)
-    const int64_t* const* y;        // each (count)
-    const int64_t* const* order;    // each (epochs · count): examples as they are taken
+    const float* const* x;          // examples of each: (…, channels, height, width)
+    const int64_t* const* y;        // labels of each
+    const int64_t* const* places;   // each (count): which of them are the client's
     const int64_t* count;
+    const uint64_t* seeds;          // (num_clients, epochs): of the orders they are taken in; null for their own
     float* trained;                 // (num_clients, size); what no slot covers is left as it is
     double* loss;                   // mean over the last epoch
     int64_t* hits;                  // of the last epoch

@@ -11,6 +11,7 @@
 #include "job.hpp"
 #include "network.hpp"
 #include "objective.hpp"
+#include "order.hpp"
 #include "threads.hpp"
 
 namespace {
@@ -36,9 +37,11 @@ public:
         const long count = job_.count[client];
         for (long epoch = 0; epoch < job_.settings.epochs; ++epoch) {
             Score score;
+            order_.assign(job_.places[client], job_.places[client] + count);
+            if (job_.seeds) shuffle(job_.seeds[client * job_.settings.epochs + epoch], order_.data(), count);
             for (long begin = 0; begin < count; begin += job_.settings.batch_size) {
                 const long batch = std::min<long>(job_.settings.batch_size, count - begin);
-                score += step(client, job_.order[client] + epoch * count + begin, batch);
+                score += step(client, order_.data() + begin, batch);
             }
             job_.loss[client] = score.loss / count;
             job_.hits[client] = score.hits;
@@ -53,7 +56,7 @@ private:
     Network network_;
     std::vector<std::pair<long, long>> spans_;
     Floats weights_;
-    std::vector<int64_t> labels_;
+    std::vector<int64_t> labels_, order_;
 
     Score step(long client, const int64_t* chosen, long batch) {
         Score score;
@@ -154,4 +157,10 @@ extern "C" int fedlite_evaluate(const Test* test) {
     const long pieces = (test->count + test->piece - 1) / test->piece;
     const long part = part_of_batch(test->layers, test->num_layers, test->piece);
     return share(pieces, test->threads, [&] { return Tester(*test, part); });
+}
+
+// The order in which `count` examples are taken.
+extern "C" void fedlite_permutation(uint64_t seed, int64_t* order, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) order[i] = i;
+    shuffle(seed, order, count);
 }
