@@ -1,8 +1,7 @@
 """Settings that cannot work: refused before anything is written, with what would."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import pytest
@@ -11,8 +10,6 @@ import client.__main__
 import server.__main__
 import simulations.__main__
 from tests.programs.programs import BAD_SETTINGS, Done, assert_refused, run
-
-Body = Callable[[Sequence[str], Event], int]
 
 # Each is refused by the parser, in a process that loads nothing else.
 PARSED: dict[str, tuple[str, tuple[str, ...], str]] = {
@@ -81,28 +78,6 @@ def own(tmp_path: Path) -> Path:
     path = tmp_path / "own.npz"
     np.savez(path, x=np.zeros((40, 1, 8, 8), np.float32), y=np.arange(40) % 5)
     return path
-
-
-@pytest.fixture
-def program(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Done]]:
-    """A program's whole `main`, in this process, which has torch loaded already."""
-    import logging
-    import signal
-
-    from fedlite.apps.program import main
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def call(body: Body, *arguments: object) -> Done:
-        code = main(body, [str(each) for each in arguments])
-        return Done(code, *capsys.readouterr())
-
-    yield call
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    logging.getLogger("fedlite").handlers.clear()
 
 
 JOBS: dict[str, tuple[tuple[str, ...], str]] = {
