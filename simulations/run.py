@@ -1,7 +1,9 @@
 """One simulation: the data set divided, a crew of virtual clients, the server app over it."""
 
+import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from threading import Event
 import torch
 
 from fedlite import config as records
+from fedlite.apps.gathering import Watcher
 from fedlite.apps.job import Workshop, make_job, node, open_ledger, unsigned
 from fedlite.apps.report import recorder
 from fedlite.apps.server import run_with
@@ -60,6 +63,7 @@ def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
             threads=config.cores,
             timed=timed,
         ) as crew,
+        _shown(watcher),
     ):
         if timed is not None:
             timed.resume(ledger.history())
@@ -67,6 +71,22 @@ def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
         crew.keep(model.round_num)
         workshop.write(folder, model)
     return model, folder
+
+
+@contextmanager
+def _shown(watcher: Watcher) -> Iterator[None]:
+    """What engines log, such as how fast each was in a measurement, is told to the watcher."""
+    handler = logging.Handler()
+    handler.emit = lambda record: watcher.status(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("fedlite.simulation")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def _check(config: Config, clients: int) -> None:
