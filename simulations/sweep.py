@@ -7,6 +7,7 @@ resumes; so the same command after Ctrl-C or a power cut does only what is left.
 import hashlib
 import itertools
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -81,17 +82,21 @@ def run_sweep(todo: Sequence[Point], *, jobs: int, stop: Event, tell: Callable[[
     tell(f"{len(todo)} simulations, {len(todo) - len(waiting)} done, {jobs} at a time")
     running: list[tuple[Point, subprocess.Popen[bytes]]] = []
     failed: list[str] = []
-    began, finished = time.monotonic(), 0
+    began, finished, told = time.monotonic(), 0, False
     while (waiting or running) and not (stop.is_set() and not running):
         while waiting and len(running) < jobs and not stop.is_set():
             point = waiting.pop(0)
             running.append((point, _start(point, jobs)))
-        for point, process in list(running):
-            if stop.is_set():
+        if stop.is_set() and not told:
+            told = True  # once: a second signal would end them in the midst of a round
+            for _, process in running:
                 process.terminate()
+        for point, process in list(running):
             if process.poll() is None:
                 continue
             running.remove((point, process))
+            if process.returncode == -signal.SIGTERM and told:
+                continue  # it had not begun yet
             if process.returncode:
                 failed.append(f"{point.name} (see {point.folder / 'log'})")
             elif not stop.is_set():
@@ -106,14 +111,19 @@ def run_sweep(todo: Sequence[Point], *, jobs: int, stop: Event, tell: Callable[[
 
 
 def _start(point: Point, jobs: int) -> "subprocess.Popen[bytes]":
-    """Its process. The cores are divided among the jobs unless --workers says how many each takes."""
+    """Its process. The cores are divided among the jobs unless --workers says how many each takes.
+
+    It is of a group of its own: a terminal's Ctrl-C is for the sweep, which then tells it to stop.
+    """
     point.folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "simulations"]
     shared = {"workers": max(1, Config().cores // jobs)}
     for key, value in (shared | dict(point.settings)).items():
         command += [f"--{key.replace('_', '-')}", str(value)]
     with (point.folder / "log").open("ab") as log:
-        return subprocess.Popen([*command, "--run-dir", str(point.folder)], stdout=log, stderr=log)
+        return subprocess.Popen(
+            [*command, "--run-dir", str(point.folder)], stdout=log, stderr=log, process_group=0
+        )
 
 
 def _final(point: Point, key: str) -> float | None:

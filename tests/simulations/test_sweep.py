@@ -1,9 +1,12 @@
 """Scenarios parse; a sweep runs what is left, and its table is mean and spread over seeds."""
 
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -91,3 +94,25 @@ def test_an_unknown_scenario_lists_those_there_are() -> None:
     done = simulate("mnist-sharks")
     assert done.returncode == 2
     assert "mnist-shards" in done.stderr
+
+
+def test_ctrl_c_stops_a_sweeps_simulations_each_with_what_it_has(tmp_path: Path) -> None:
+    """As a terminal does it: the signal goes to the whole group."""
+    scenario, folder = tmp_path / "long.toml", tmp_path / "results"
+    scenario.write_text(TINY.replace("rounds = 2", "rounds = 100000"))
+    command = [sys.executable, "-m", "simulations", str(scenario), "--run-dir", str(folder)]
+    found = points(*scenarios.read(scenario), folder)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+    ) as sweep:
+        while not all(point.rows() for point in found):
+            assert sweep.poll() is None
+            time.sleep(0.1)
+        os.killpg(sweep.pid, signal.SIGINT)
+        said, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 0, said
+    assert "0 of 2 simulations" in (folder / "sweep.html").read_text("utf-8")
+    for point in found:
+        assert (point.folder / "clients.state").exists(), "it was not cut off"
+        assert (point.folder / "summary.json").exists()
+        assert not point.done
