@@ -132,7 +132,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     kind, optional = _split(hint)
     if optional and value in (None, ""):
         return None
-    if kind is Path and isinstance(value, str):
+    if kind is Path and isinstance(value, str | Path):
         return Path(value)
     if kind is float and type(value) in (int, float):
         return float(value)

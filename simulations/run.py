@@ -66,10 +66,12 @@ def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
         _shown(watcher),
     ):
         if timed is not None:
-            timed.resume(ledger.history())
-        model = run_with(crew, make_job(workshop, Clear(), unsigned, node), ledger, watcher, stop)
-        crew.keep(model.round_num)
-        workshop.write(folder, model)
+            timed.resume(ledger.latest())
+        try:
+            model = run_with(crew, make_job(workshop, Clear(), unsigned, node), ledger, watcher, stop)
+            workshop.write(folder, model)
+        finally:
+            crew.keep()
     return model, folder
 
 

@@ -28,7 +28,7 @@ from fedlite.virtual.engines.ahead import Ahead, Block
 from fedlite.virtual.engines.base import Work
 from fedlite.virtual.grid import FIRST_NODE
 from fedlite.virtual.kernel.reduce import add_rows, largest_rows
-from fedlite.virtual.owed import Owed
+from fedlite.virtual.owed import Owed, Staged
 from fedlite.virtual.rows import Trained, from_row, learned, width
 
 _TELL_SECONDS = 0.5
@@ -73,11 +73,10 @@ class Gathering:
     manifest: Manifest
     model: Model
     chosen: list[int]
+    staged: Staged
     tally: Tally = field(default_factory=Tally)
     counted: list[int] = field(default_factory=list)
     late: frozenset[int] = frozenset()  # of the chosen: they train for nothing
-    _residuals: list[tuple[list[int], Array | None]] = field(default_factory=list)
-    _lost: list[tuple[list[int], Array]] = field(default_factory=list)
 
     def total(self) -> aggregate.Total:
         """The weighted sum of the results."""
@@ -111,10 +110,7 @@ class Gathering:
 
     def settle(self) -> None:
         """Remember what each client owes from now on."""
-        for clients, residual in self._residuals:
-            self.owed.settle(clients, residual)
-        for clients, updates in self._lost:
-            self.owed.lose(clients, updates, self._learned)
+        self.staged.settle(learned(self.work.params))
         self.owed.holds.update(dict.fromkeys(self.counted, self.model.held.number))
 
     def _blocks(self) -> Iterator[_Block]:
@@ -132,7 +128,7 @@ class Gathering:
                 self.watcher.status(
                     f"round {self.manifest.round_num}: {done} of {len(self.chosen)} clients, {speed:,.0f} a second"
                 )
-        check_quorum(self.tally, len(self.chosen), self.settings.quorum)
+        check_quorum(self.tally, len(self.tally.clients | self.tally.dropped), self.settings.quorum)
 
     def _cut(self) -> list[Block]:
         """The chosen in blocks, each client with the seed of its chance in this round."""
@@ -177,7 +173,7 @@ class Gathering:
         for client in clients:
             self.tally.dropped.setdefault(name_of(client), TOO_LATE)
         if clients:
-            self._lost.append((clients, updates))
+            self.staged.lost(clients, updates)
 
     def _code(self, clients: list[int], seeds: list[int], done: Trained, places: list[int]) -> _Block:
         """Reports of those at `places`, as the server reads them."""
@@ -193,7 +189,7 @@ class Gathering:
             places, chosen = [places[k] for k in keep], [chosen[k] for k in keep]
             residual = None if coded.residual is None else coded.residual[keep]
             coded = Coded(coded.sizes[keep], coded.decoded[keep], residual, fine[keep])
-        self._residuals.append((chosen, coded.residual))
+        self.staged.counted(chosen, coded.residual)
         metrics = [rounded({"loss": done.loss[p], "accuracy": done.accuracy[p]}) for p in places]
         counts = done.counts[places]
         bytes_up = [clear_size(each, size) for each, size in zip(metrics, coded.sizes.tolist(), strict=True)]
@@ -221,10 +217,6 @@ class Gathering:
     @cached_property
     def _payloads(self) -> Payloads:
         return Payloads(self.ledger, self.model.held)
-
-    @cached_property
-    def _learned(self) -> NDArray[np.bool_]:
-        return learned(self.work.params)
 
 
 _DIVERGED = f"update holds NaN, infinity or a value beyond ±{LARGEST:g}: training diverged"

@@ -22,11 +22,7 @@ from fedlite.virtual.engines.base import Engine, Work
 from fedlite.virtual.owed import Owed
 from fedlite.virtual.rows import width
 
-AT_ONCE = 8  # clients in a block for each core, at least: so all are busy to its end
-CACHED = 6 * 2**20  # bytes of updates in a block, if that is more: two blocks stay in the last-level cache
-_ROWS_IN_FLIGHT = (
-    6  # of a client in a block: update, owed, decoded, residual, room to compute, the next block's
-)
+_ROWS_IN_FLIGHT = 7  # of a client: update, owed, decoded, residual, room to compute, and two blocks ahead
 _STATE_FILE = "clients.state"
 
 
@@ -34,8 +30,9 @@ _STATE_FILE = "clients.state"
 class Stacked:
     """The crew of `clients` virtual clients.
 
-    `engine_of` says who trains, asked once with the first round's work and clients. `memory` is in bytes: half of
-    it for what clients owe between rounds, beyond which it lies on disk in `folder`, and half for a block. With
+    `engine_of` says who trains, asked once with the first round's work and clients. `memory` is in bytes: half
+    of it for blocks, a quarter for what a round changes of what clients owe, and a quarter for what they owe between
+    rounds; what is more lies on disk in `folder`. With
     `timed`, a virtual clock says who is there and who counts.
     """
 
@@ -50,6 +47,7 @@ class Stacked:
     threads: int = 1
     timed: Timed | None = None
     _trainer: Ahead | None = None
+    _done: Gathering | None = None  # the last round, until it is committed
     _owed: Owed | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +58,7 @@ class Stacked:
 
     def choose(self, round_num: int) -> Sequence[int]:
         """See Crew: some of all the clients, or of those that are there by the virtual clock."""
+        self._settle(round_num - 1)
         if self.timed is not None:
             return self.timed.choose(self.clients, round_num)
         size = self.settings.cohort or self.clients
@@ -81,7 +80,7 @@ class Stacked:
             ledger=self.ledger,
             watcher=self.watcher,
             stop=self.stop,
-            most=self.block(work),
+            most=self._block(self._trainer, work),
             threads=self.threads,
             trainer=self._trainer,
             owed=self._owed,
@@ -89,6 +88,7 @@ class Stacked:
             manifest=manifest,
             model=model,
             chosen=list(chosen),
+            staged=self._owed.stage(self.memory // 4),
         )
         if self.timed is not None:
             gathering.follow(self.timed, self.clients)
@@ -96,15 +96,24 @@ class Stacked:
             combined = rule.conclude(model.params, model.state, gathering.total())
         else:
             combined = rule.combine(manifest.round_num, model.params, model.state, gathering.results())
-        gathering.settle()
+        gathering.tally.more["engine"] = self._trainer.engine.name
+        self._done = gathering
         if self.timed is not None:
             self.timed.learn(gathering.tally.clients)
         return combined, gathering.tally
 
-    def keep(self, round_num: int) -> None:
-        """Keep what clients owe after this round in the folder, for those who go on."""
-        if self._owed is not None:
-            self._owed.save(self.folder / _STATE_FILE, round_num)
+    def keep(self) -> None:
+        """Keep what clients owe after the last committed round in the folder, for those who go on."""
+        latest = self.ledger.latest()
+        if self._owed is not None and latest is not None:
+            self._settle(latest.round_num)
+            self._owed.save(self.folder / _STATE_FILE, latest.round_num)
+
+    def _settle(self, committed: int) -> None:
+        """Clients owe what the last round left them once that is committed; of a round that is not, nothing."""
+        if self._done is not None and self._done.manifest.round_num <= committed:
+            self._done.settle()
+        self._done = None
 
     def __enter__(self) -> "Stacked":
         return self
@@ -116,7 +125,7 @@ class Stacked:
         if self._owed is not None:
             self._owed.close()
 
-    def block(self, work: Work) -> int:
+    def _block(self, trainer: Ahead, work: Work) -> int:
         """Clients at a time. SettingsError if memory does not suffice for one."""
         each = _ROWS_IN_FLIGHT * width(work.params) * 4
         if self.memory // 2 < each:
@@ -125,11 +134,10 @@ class Stacked:
                 f"{self.memory / 2**21:.1f} MiB",
                 remedy="raise --memory-gb, or train a smaller model",
             )
-        usual = max(AT_ONCE * self.threads, CACHED // (width(work.params) * 4))
-        return min(usual, self.memory // 2 // each)
+        return min(trainer.block(width(work.params), self.threads), self.memory // 2 // each)
 
     def _open_owed(self, work: Work, round_num: int) -> Owed:
-        owed = Owed.empty(width(work.params), self.memory // 2, self.folder)
+        owed = Owed.empty(width(work.params), self.memory // 4, self.folder)
         if round_num and not owed.load(self.folder / _STATE_FILE, round_num):
             self.watcher.status("the last run was cut off: what clients held and owed is forgotten")
         return owed

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedlite.apps.settings import JobSettings
 from fedlite.errors import QuorumError
+from fedlite.ledger.store import Snapshot
 from fedlite.virtual.clock import Outcome
 from fedlite.virtual.schedule import STEP, Schedule, fleet_row
 
@@ -39,11 +40,11 @@ class Timed:
     sizes: Sizes
     _update_bytes: float | None = None
 
-    def resume(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Go on after these rounds."""
-        if rows and "fleet" in rows[-1]:
-            self.schedule.now = float(rows[-1]["fleet"]["now"])
-            self.learn(rows[-1]["clients"])
+    def resume(self, last: Snapshot | None) -> None:
+        """Go on after this round."""
+        if last is not None and "fleet" in last.metrics:
+            self.schedule.now = float(last.metrics["fleet"]["now"])
+            self.learn(last.metrics["clients"])
 
     def learn(self, clients: Mapping[str, Mapping[str, float]]) -> None:
         """What updates weigh: the mean of a round's."""

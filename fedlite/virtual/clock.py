@@ -196,13 +196,15 @@ def run_round(
     while len(happened[Kind.ARRIVED]) < wanted and (next_event := timeline.next(deadline)):
         happened[next_event.kind].append(next_event.client)
     given_up = len(happened[Kind.ARRIVED]) < wanted and len(timeline) > 0
-    late = [event.client for event in timeline.rest()]
+    rest: dict[Kind, list[int]] = {kind: [] for kind in Kind}
+    for event in timeline.rest():
+        rest[event.kind].append(event.client)
     used = [spent(by_client[client].slowed, ends[client].time) for client in sorted(ends)]
     return Outcome(
         counted=tuple(happened[Kind.ARRIVED]),
-        late=tuple(late),
-        failed=tuple(happened[Kind.FAILED]),
-        left=tuple(happened[Kind.LEFT]),
+        late=tuple(rest[Kind.ARRIVED]),
+        failed=(*happened[Kind.FAILED], *rest[Kind.FAILED]),
+        left=(*happened[Kind.LEFT], *rest[Kind.LEFT]),
         absent=tuple(sorted(absent)),
         unfit=tuple(sorted(unfit)),
         began=began,

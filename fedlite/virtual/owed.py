@@ -8,7 +8,8 @@ import os
 import tempfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -16,7 +17,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.errors import StateError
+from fedlite.errors import StateError, StorageError
 from fedlite.types import Array
 
 _FORM = "fedlite.owed.1"
@@ -77,10 +78,15 @@ class Rows:
         self._far.clear()
 
     def _spill(self, client: int, row: Array) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115  (closed by `close`)
-        place = self._place()
-        os.pwrite(self._file.fileno(), np.ascontiguousarray(row).data, place * self.width * 4)
+        with _disk():
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115  (closed by `close`)
+            place = self._place()
+            data = np.ascontiguousarray(row).data.cast("B")
+            at = place * self.width * 4
+            while data:  # a write may be cut short when the disk is nearly full; the next one says so
+                written = os.pwrite(self._file.fileno(), data, at)
+                data, at = data[written:], at + written
         self._far[client] = place
 
     def _place(self) -> int:
@@ -132,6 +138,10 @@ class Owed:
             row = updates[place] if before is None else updates[place] + before
             self.lost.put(client, np.where(learned, row, np.float32(0)))
 
+    def stage(self, limit: int) -> "Staged":
+        """Room for what a round will change, `limit` bytes of it in memory."""
+        return Staged(self, limit)
+
     def _owes(self, client: int) -> Array | None:
         lost = self.lost.get(client)
         return lost if lost is not None else self.losses.get(client)
@@ -144,7 +154,7 @@ class Owed:
     def save(self, path: Path, round_num: int) -> None:
         """Write everything, whole or not at all, as of this round."""
         partial = path.with_name(path.name + ".part")
-        with partial.open("wb") as file:
+        with _disk(), partial.open("wb") as file:
             for kind in (self.losses, self.lost):
                 clients = kind.clients()
                 head = {
@@ -193,6 +203,51 @@ class Owed:
         return True
 
 
+@dataclass
+class Staged:
+    """What a round will have changed once it is committed; beyond `limit` bytes it lies on disk."""
+
+    owed: Owed
+    limit: int
+    _blocks: list[tuple[list[int], Array | None, Array | None]] = field(default_factory=list)
+    _bytes: int = 0
+
+    def counted(self, clients: list[int], residual: Array | None) -> None:
+        """See Owed.settle."""
+        self._keep(clients, residual, None)
+
+    def lost(self, clients: list[int], updates: Array) -> None:
+        """See Owed.lose."""
+        self._keep(clients, None, updates)
+
+    def settle(self, learned: NDArray[np.bool_]) -> None:
+        """Owe what was staged."""
+        for clients, residual, updates in self._blocks:
+            if updates is None:
+                self.owed.settle(clients, residual)
+            else:
+                self.owed.lose(clients, updates, learned)
+        self._blocks.clear()
+
+    def _keep(self, clients: list[int], residual: Array | None, updates: Array | None) -> None:
+        rows = residual if updates is None else updates
+        if rows is not None and (self._bytes + rows.nbytes) > self.limit:
+            rows = _on_disk(rows, self.owed.losses.folder)
+        elif rows is not None:
+            self._bytes += rows.nbytes
+        self._blocks.append((clients, rows, None) if updates is None else (clients, None, rows))
+
+
+def _on_disk(rows: Array, folder: Path) -> Array:
+    """The same rows, in a file without a name that ends with them."""
+    if not rows.size:
+        return rows
+    with _disk(), tempfile.TemporaryFile(dir=folder) as file:
+        rows.tofile(file)
+        file.flush()
+        return np.memmap(file, np.float32, "r", shape=rows.shape)
+
+
 def _stacked(found: list[Array | None], width: int) -> Array | None:
     if all(row is None for row in found):
         return None
@@ -200,6 +255,15 @@ def _stacked(found: list[Array | None], width: int) -> Array | None:
     for place, row in enumerate(found):
         rows[place] = 0 if row is None else row
     return rows
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """StorageError where the disk fails or is full."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"what clients owe cannot be written: {error}") from error
 
 
 def _damaged(path: Path, why: str) -> StateError:

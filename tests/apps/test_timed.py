@@ -5,6 +5,7 @@ import pytest
 from fedlite.apps.settings import JobSettings
 from fedlite.apps.timed import Plan, Timed
 from fedlite.errors import QuorumError
+from fedlite.ledger.store import Snapshot
 from fedlite.virtual.devices import MIB, Fleet, Profile
 from fedlite.virtual.schedule import Schedule
 from fedlite.virtual.traces import Trace
@@ -80,14 +81,14 @@ def test_more_than_the_cohort_are_asked_where_that_is_wanted() -> None:
     assert len(timed(cohort=0, over_selection=1.5).choose(10, 1)) == 10
 
 
-@pytest.mark.parametrize("rows", [[], [{"round": 1}]])
-def test_a_run_without_rounds_on_a_clock_begins_at_zero(rows: list[dict[str, object]]) -> None:
+@pytest.mark.parametrize("last", [None, Snapshot(1, {}, {"round": 1})])
+def test_a_run_without_rounds_on_a_clock_begins_at_zero(last: Snapshot | None) -> None:
     made = timed()
-    made.resume(rows)
+    made.resume(last)
     assert made.schedule.now == 0.0
 
 
 def test_a_resumed_run_has_the_time_and_the_size_of_updates_of_the_last_round() -> None:
     made = timed()
-    made.resume([{"fleet": {"now": 123.5}, "clients": {"a": {"bytes_up": 2 * 10**6}}}])
+    made.resume(Snapshot(3, {}, {"fleet": {"now": 123.5}, "clients": {"a": {"bytes_up": 2 * 10**6}}}))
     assert plan(made, 2, [1], 0, 8 * 10**6).row["fleet"]["now"] == 123.5 + 1 + 2

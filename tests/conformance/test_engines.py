@@ -32,7 +32,7 @@ ENGINES: dict[str, Callable[[Share], Engine]] = {
 }
 SHAPE = (1, 8, 8)
 CLIENTS, SEEDS = [4, 0, 7, 2, 5], [11, 12, 13, 14, 15]
-EMPTY, ODD, RAISING, OUTSIDE, BEFORE = 90, 91, 92, 93, 94
+EMPTY, ODD, RAISING, OUTSIDE, BEFORE, APART = 90, 91, 92, 93, 94, 95
 SHARED = 1000
 
 
@@ -41,6 +41,9 @@ def share(client: int) -> Samples | Picked:
 
     From SHARED on, they have the samples of 0 and up, as places in arrays that they share.
     """
+    if client == APART:
+        x, y, places = picked(SHARED + 1)
+        return Picked(x, y, np.stack([places, places * 0], axis=1)[:, 0])
     if client >= SHARED or client in (OUTSIDE, BEFORE):
         return picked(client)
     return own(client)
@@ -125,6 +128,14 @@ def test_samples_are_read_where_they_lie(engine: Engine) -> None:
     shared = engine.train(given, [SHARED, SHARED + 1, SHARED + 2], [7, 8, 9])
     np.testing.assert_array_equal(shared.updates, copied.updates)
     np.testing.assert_array_equal(shared.loss, copied.loss)
+
+
+def test_places_may_lie_apart(engine: Engine) -> None:
+    """Client 1001's places with others between them, beside a client with arrays of its own."""
+    given = work()
+    plain = engine.train(given, [0, SHARED + 1], [7, 8])
+    apart = engine.train(given, [0, APART], [7, 8])
+    np.testing.assert_array_equal(apart.updates, plain.updates)
 
 
 @pytest.mark.parametrize("client", [OUTSIDE, BEFORE])

@@ -18,7 +18,7 @@ from fedlite.apps.server import run, run_with
 from fedlite.apps.settings import JobSettings
 from fedlite.apps.stacked import Stacked
 from fedlite.data.base import Dataset
-from fedlite.errors import SettingsError
+from fedlite.errors import QuorumError, SettingsError
 from fedlite.flower import Context
 from fedlite.ledger.store import Ledger
 from fedlite.rounds import Model
@@ -92,8 +92,10 @@ def stacked(
         ) as crew,
     ):
         job = make_job(Workshop(settings), Clear(), unsigned, node)
-        model = run_with(crew, job, ledger, notes, stop)
-        crew.keep(model.round_num)
+        try:
+            model = run_with(crew, job, ledger, notes, stop)
+        finally:
+            crew.keep()
     return model, notes
 
 
@@ -105,7 +107,9 @@ def record(notes: Notes) -> list[dict[str, Any]]:
             name: {key: value for key, value in client.items() if key != "seconds"}
             for name, client in row["clients"].items()
         }
-        rows.append({**row, "seconds": None, "clients": clients, "dropped": set(row["dropped"])})
+        rows.append(
+            {**row, "seconds": None, "clients": clients, "dropped": set(row["dropped"]), "engine": None}
+        )
     return rows
 
 
@@ -155,7 +159,7 @@ def test_threads_do_not_show(tmp_path: Path) -> None:
 
 def one_clients_memory(settings: JobSettings, folder: Path) -> int:
     """Bytes that a block of one client takes; a linear model on digits has 650 parameters and two ranges."""
-    return 2 * 6 * 4 * (650 + 2)
+    return 2 * 7 * 4 * (650 + 2)
 
 
 def test_neither_blocks_nor_disk_show(tmp_path: Path) -> None:
@@ -187,6 +191,20 @@ def test_going_on_is_as_if_never_stopped(tmp_path: Path) -> None:
     got, noted = stacked(whole, tmp_path / "parts")
     assert got.held.hash == want.held.hash
     assert record(noted) == record(told)[3:]
+
+
+def test_an_error_costs_nothing_of_what_is_owed(tmp_path: Path) -> None:
+    """A client that fails from round 3 on breaks the quorum; without it, the run goes on as if never stopped."""
+    settings = JobSettings(
+        rounds=5, model="linear", epochs=1, quorum=CLIENTS, evaluate_every=0, prune_round=2
+    )
+    want, _ = stacked(settings, tmp_path / "whole")
+    later = replace(settings, rounds=2)
+    stacked(later, tmp_path / "broken")
+    with pytest.raises(QuorumError, match="6 of 7 clients"):
+        stacked(settings, tmp_path / "broken", empty=3)
+    got, _ = stacked(settings, tmp_path / "broken")
+    assert got.held.hash == want.held.hash
 
 
 def test_a_lost_state_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -149,7 +150,12 @@ def test_a_trace_comes_in_the_way() -> None:
 
 def test_a_real_fleet_of_two() -> None:
     """A Pi 4 does the work in 1/2.5 of a Pi 3's time, so it is the first to arrive."""
-    work = {"flops": 1e11, "payload_up_bytes": 10**5, "payload_down_bytes": 10**6, "memory_bytes": 2**29}
+    work: dict[str, Any] = {
+        "flops": 1e11,
+        "payload_up_bytes": 10**5,
+        "payload_down_bytes": 10**6,
+        "memory_bytes": 2**29,
+    }
     outcome = run_round(
         [Visit(0, cost(profile("pi3"), **work)), Visit(1, cost(profile("pi4"), **work))], wanted=1
     )
@@ -188,3 +194,15 @@ def test_rounds_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(SettingsError, match=says):
         run_round([Visit(client, FAST) for client in clients], wanted=wanted, deadline=deadline)
+
+
+def test_only_who_would_have_arrived_is_late() -> None:
+    """After the first arrival at 1 s: one arrives at 3 s, one would break off at 2 s, one leaves after 2.5 s."""
+    asked = [
+        Visit(0, made(0.0, 1.0, 0.0)),
+        Visit(1, made(0.0, 3.0, 0.0)),
+        Visit(2, made(0.0, 4.0, 0.0), fails_at=0.5),
+        Visit(3, made(0.0, 4.0, 0.0), stays=2.5),
+    ]
+    outcome = run_round(asked, wanted=1)
+    assert (outcome.counted, outcome.late, outcome.failed, outcome.left) == ((0,), (1,), (2,), (3,))

@@ -8,6 +8,12 @@ from fedlite.virtual.rows import Trained
 
 Block = tuple[list[int], list[int]]  # clients and their seeds
 
+AT_ONCE = 8  # clients in a block for each core, at least: so all are busy to its end
+CACHED = (
+    6 * 2**20
+)  # bytes of updates in a block made in this process: two blocks stay in the last-level cache
+SHIPPED = 64 * 2**20  # … made by others: they are waited for seldom
+
 
 class Ahead:
     """An engine and, where it may be called from one, the thread that it trains in."""
@@ -15,6 +21,10 @@ class Ahead:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._thread = ThreadPoolExecutor(1, "training") if engine.threaded else None
+
+    def block(self, floats: int, cores: int) -> int:
+        """How many clients with rows of so many floats are best trained at a time."""
+        return max(AT_ONCE * cores, (SHIPPED if self._thread is None else CACHED) // (4 * floats))
 
     def train(self, work: Work, blocks: Sequence[Block]) -> Iterator[tuple[Block, Trained]]:
         """Each block with its rows, in order. One more block than the caller has asked for may be trained."""

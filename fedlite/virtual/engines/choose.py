@@ -95,7 +95,7 @@ def _faster(
     if taken is not made:
         made.close()
     _log.info(
-        "torch: pool of %d processes %.3g clients/s, one process %.3g clients/s (%s): taking the %s",
+        "torch: pool of %d processes %.3g clients/s, one process %.3g clients/s (%s): taking %s",
         *(workers, rates.pool, rates.loop, "as recorded" if recorded else "measured now", taken.name),
     )
     return taken

@@ -30,7 +30,10 @@ def cohort(data: Sequence[Samples | Picked], shape: tuple[int, ...], classes: in
 
 def _apart(clients: "Sequence[Checked]") -> Cohort:
     counts = np.array([client.count for client in clients], np.int64)
-    places = [np.arange(each.count) if each.places is None else each.places for each in clients]
+    places = [
+        np.arange(each.count) if each.places is None else np.ascontiguousarray(each.places)
+        for each in clients
+    ]
     x, y = [client.x for client in clients], [client.y for client in clients]
     return Cohort(addresses(x), addresses(y), addresses(places), counts, [*x, *y, *places])
 
@@ -76,6 +79,8 @@ def checked(samples: Samples | Picked, shape: tuple[int, ...], classes: int) -> 
         raise DataError(
             f"there are {len(x)} examples and {count} labels; as many of both, at least one, wanted"
         )
+    if labels.ndim != 1:
+        raise DataError(f"labels are {labels.shape}, one number for each example wanted")
     if x.shape[1:] != shape or x.dtype != np.float32:
         raise DataError(f"the cohort's examples are float32 {shape}, these are {x.dtype} {x.shape[1:]}")
     low, high = int(labels.min()), int(labels.max())

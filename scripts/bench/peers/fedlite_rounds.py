@@ -37,8 +37,6 @@ from fedlite.virtual.owed import Owed
 from fedlite.virtual.rows import from_row, width
 from fedlite.virtual.samples import Picked
 
-BLOCK_BYTES = 6 * 2**20  # as apps/stacked.py has it
-
 
 def share_of(work: Workload) -> Share:
     """Clients' samples, in memory and where they lie."""
@@ -68,7 +66,7 @@ class Federation:
         self.round += 1
         clients = [int(index) for index in cohort]
         total, weight = np.zeros(width(self.params)), 0
-        size = max(8 * self.work.threads, BLOCK_BYTES // (4 * total.size))
+        size = self.trainer.block(total.size, self.work.threads)
         seeds = [derive(self.work.seed, "client", self.round, index) for index in clients]
         blocks = [(clients[b : b + size], seeds[b : b + size]) for b in range(0, len(clients), size)]
         work = Work(self.model, self.params, self.masks, self.settings)
