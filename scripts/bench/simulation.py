@@ -5,8 +5,8 @@
 Fashion-MNIST, 1000 clients × 60 samples, 100 per round, 1 epoch, batch 20, SGD 0.05, on two cores:
 
 * w1a: MLP 784-64-10. w1b: CNN 1-16-32, 3×3, pooled 2×2. A round is all of it: the cohort trained, every client's
-  update there, the mean taken. Clients per second from the median round after a warm-up. `_program`: whole rounds
-  of `python -m simulations`, which also samples, accounts for every byte, decides what counts, and commits.
+  update there, the mean taken. Clients per second from the median round after a warm-up. `_program`: rounds of
+  `python -m simulations`, which also accounts for every byte, decides what counts, and commits durably.
 * noop: clients that only answer, 1000 at once; and ours up to 100,000 (flatness: the rate there by that at 1000).
 * pipeline: pruned to half, int8-aware and coded with error feedback, against plain: how many times as long whole
   rounds of `python -m simulations` take (`_engine`: training, codec and mean alone).
@@ -196,6 +196,8 @@ def figures(bench: Bench) -> tuple[dict[str, float | None], dict[str, str]]:
     values["noop_flatness"] = _ratio(big, small)
     for part in ("w1a", "w1b"):
         plain = values[f"{part}_program_clients_s"] = rate(f"{part} fedlite plain")
+        values[f"{part}_program_vs_flower"] = _ratio(plain, rate(f"{part} flower"))
+        values[f"{part}_program_vs_best_peer"] = _ratio(plain, best[part])
         values[f"pipeline_{part[-1]}"] = _ratio(plain, rate(f"{part} fedlite pipeline"))
         values[f"pipeline_{part[-1]}_engine"] = _ratio(
             rate(f"{part} fedlite compiled"), rate(f"{part} fedlite compiled+pipeline")

@@ -1,4 +1,4 @@
-"""fedlite as people run it: whole rounds of `python -m simulations`, link codec, ledger and results folder included.
+"""fedlite as people run it: whole rounds of `python -m simulations`, from the first client trained to the commit.
 
 `plain` sends float32 both ways, not compressed; `pipeline` is pruned to half, int8-aware and coded as int8. The first
 rounds (before the pruning, and while caches fill) do not count.
@@ -34,7 +34,7 @@ def main() -> None:
             raise SystemExit(f"Error: {done.stderr.strip().splitlines()[-1]}")
         rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     seconds = [sum(row["seconds"].values()) - row["seconds"]["evaluate"] for row in rows[FIRST:]]
-    report(work, seconds, rows[-1].get("accuracy"), bytes_up=rows[-1].get("bytes_up"))
+    report(work, seconds, rows[-1].get("accuracy"))
 
 
 if __name__ == "__main__":
