@@ -25,6 +25,7 @@ from fedlite.train_settings import TrainSettings
 from fedlite.uplink import Clear
 from fedlite.virtual.engines.base import Engine, Share, Work
 from fedlite.virtual.engines.choose import choose
+from fedlite.virtual.kernel.heap import keep_freed_memory
 from fedlite.virtual.schedule import open_schedule
 from simulations.config import Config
 from simulations.population import Population, populate
@@ -35,6 +36,7 @@ CONNECT_SECONDS = 5.0
 def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
     """Run to the end (or until `stop`), leave a results folder, return (last model, that folder)."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     population, test = populate(config)
     _check(config, len(population))
     folder = config.run_dir or Path("runs") / datetime.now().strftime(

@@ -24,8 +24,7 @@ from fedlite.tensors import LARGEST
 from fedlite.types import Array, Result
 from fedlite.uplink import clear_size, rounded
 from fedlite.virtual.coding import Coded, code_rows
-from fedlite.virtual.engines.ahead import Ahead, Block
-from fedlite.virtual.engines.base import Work
+from fedlite.virtual.engines.base import Engine, Work
 from fedlite.virtual.grid import FIRST_NODE
 from fedlite.virtual.kernel.reduce import add_rows, largest_rows
 from fedlite.virtual.owed import Owed, Staged
@@ -67,7 +66,7 @@ class Gathering:
     stop: Event
     most: int
     threads: int
-    trainer: Ahead
+    engine: Engine
     owed: Owed
     work: Work
     manifest: Manifest
@@ -115,10 +114,11 @@ class Gathering:
 
     def _blocks(self) -> Iterator[_Block]:
         began, told, done = time.monotonic(), 0.0, 0
-        for (clients, seeds), trained in self.trainer.train(self.work, self._cut()):
+        for begin in range(0, len(self.chosen), self.most):
             if self.stop.is_set():
                 raise Stopped
-            block = self._read(clients, seeds, trained)
+            clients = self.chosen[begin : begin + self.most]
+            block = self._play(clients)
             if block.clients:
                 yield block
             now, done = time.monotonic(), done + len(clients)
@@ -130,17 +130,13 @@ class Gathering:
                 )
         check_quorum(self.tally, len(self.tally.clients | self.tally.dropped), self.settings.quorum)
 
-    def _cut(self) -> list[Block]:
-        """The chosen in blocks, each client with the seed of its chance in this round."""
+    def _play(self, clients: list[int]) -> _Block:
+        """Train a block; code and read what of it counts."""
         seed, round_num = self.manifest.seed, self.manifest.round_num
-        seeds = [derive(seed, "client", round_num, name_of(client)) for client in self.chosen]
-        begins = range(0, len(self.chosen), self.most)
-        return [(self.chosen[b : b + self.most], seeds[b : b + self.most]) for b in begins]
-
-    def _read(self, clients: list[int], seeds: list[int], done: Trained) -> _Block:
-        """Code and read what counts of a trained block."""
+        seeds = [derive(seed, "client", round_num, name_of(client)) for client in clients]
         for client, down in zip(clients, self._bytes_down(clients), strict=True):
             self.tally.clients[name_of(client)] = {"bytes_down": down, "bytes_up": 0}
+        done = self.engine.train(self.work, clients, seeds)
         well = self._well(clients, done)
         counting = [place for place in well if clients[place] not in self.late][: self._wanted]
         late = sorted(set(well) - set(counting))

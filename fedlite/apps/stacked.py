@@ -17,12 +17,13 @@ from fedlite.apps.timed import Timed
 from fedlite.errors import SettingsError
 from fedlite.ledger.store import Ledger
 from fedlite.rounds import Combined, Model, Rule, Streaming, sample
-from fedlite.virtual.engines.ahead import Ahead
 from fedlite.virtual.engines.base import Engine, Work
 from fedlite.virtual.owed import Owed
 from fedlite.virtual.rows import width
 
-_ROWS_IN_FLIGHT = 7  # of a client: update, owed, decoded, residual, room to compute, and two blocks ahead
+AT_ONCE = 8  # clients in a block for each core, at least: so all are busy to its end
+USUAL_BYTES = 64 * 2**20  # of updates in a block, if that is more
+_ROWS_IN_FLIGHT = 5  # of a client in a block: update, owed, decoded, residual, and room to compute
 _STATE_FILE = "clients.state"
 
 
@@ -46,7 +47,7 @@ class Stacked:
     memory: int
     threads: int = 1
     timed: Timed | None = None
-    _trainer: Ahead | None = None
+    _engine: Engine | None = None
     _done: Gathering | None = None  # the last round, until it is committed
     _owed: Owed | None = None
 
@@ -70,9 +71,9 @@ class Stacked:
     ) -> tuple[Combined, Tally]:
         """See Crew. Remembers what clients owe only when all of it is done."""
         work = Work(manifest.model, model.held.params, model.held.masks, manifest.settings)
-        if self._trainer is None:
-            self._trainer = Ahead(self.engine_of(work, chosen))
-            self.watcher.status(f"clients are trained by {self._trainer.engine.name}")
+        if self._engine is None:
+            self._engine = self.engine_of(work, chosen)
+            self.watcher.status(f"clients are trained by {self._engine.name}")
         if self._owed is None:
             self._owed = self._open_owed(work, model.round_num)
         gathering = Gathering(
@@ -80,9 +81,9 @@ class Stacked:
             ledger=self.ledger,
             watcher=self.watcher,
             stop=self.stop,
-            most=self._block(self._trainer, work),
+            most=self._block(work),
             threads=self.threads,
-            trainer=self._trainer,
+            engine=self._engine,
             owed=self._owed,
             work=work,
             manifest=manifest,
@@ -96,7 +97,7 @@ class Stacked:
             combined = rule.conclude(model.params, model.state, gathering.total())
         else:
             combined = rule.combine(manifest.round_num, model.params, model.state, gathering.results())
-        gathering.tally.more["engine"] = self._trainer.engine.name
+        gathering.tally.more["engine"] = self._engine.name
         self._done = gathering
         if self.timed is not None:
             self.timed.learn(gathering.tally.clients)
@@ -120,12 +121,12 @@ class Stacked:
 
     def __exit__(self, *_: object) -> None:
         """End what was started."""
-        if self._trainer is not None:
-            self._trainer.close()
+        if self._engine is not None:
+            self._engine.close()
         if self._owed is not None:
             self._owed.close()
 
-    def _block(self, trainer: Ahead, work: Work) -> int:
+    def _block(self, work: Work) -> int:
         """Clients at a time. SettingsError if memory does not suffice for one."""
         each = _ROWS_IN_FLIGHT * width(work.params) * 4
         if self.memory // 2 < each:
@@ -134,7 +135,8 @@ class Stacked:
                 f"{self.memory / 2**21:.1f} MiB",
                 remedy="raise --memory-gb, or train a smaller model",
             )
-        return min(trainer.block(width(work.params), self.threads), self.memory // 2 // each)
+        usual = max(AT_ONCE * self.threads, USUAL_BYTES // (width(work.params) * 4))
+        return min(usual, self.memory // 2 // each)
 
     def _open_owed(self, work: Work, round_num: int) -> Owed:
         owed = Owed.empty(width(work.params), self.memory // 4, self.folder)

@@ -169,7 +169,7 @@ def play(bench: Bench, parts: list[str]) -> None:
         for part in ("w1a", "w1b"):
             for variant in ("plain", "pipeline"):
                 bench.play_ours(part, variant, adapter="fedlite_program.py")
-            bench.play_ours(part, "compiled+pipeline")
+            bench.play_ours(part, "compiled+pipeline", warmup=15)
             if part not in parts:
                 bench.play_ours(part, "compiled")
     if "noop" in parts:

@@ -159,7 +159,7 @@ def test_threads_do_not_show(tmp_path: Path) -> None:
 
 def one_clients_memory(settings: JobSettings, folder: Path) -> int:
     """Bytes that a block of one client takes; a linear model on digits has 650 parameters and two ranges."""
-    return 2 * 7 * 4 * (650 + 2)
+    return 2 * 5 * 4 * (650 + 2)
 
 
 def test_neither_blocks_nor_disk_show(tmp_path: Path) -> None:

@@ -34,10 +34,6 @@ class Engine(Protocol):
     def name(self) -> str:
         """For people, and for the record: engines differ in the last bits."""
 
-    @property
-    def threaded(self) -> bool:
-        """Whether `train` may run in a thread beside others; an engine that forks must not."""
-
     def train(self, work: Work, clients: Sequence[int], seeds: Sequence[int]) -> Trained:
         """The clients' updates, in order; `seeds` are of their chance in this round."""
 

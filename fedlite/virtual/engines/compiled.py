@@ -19,7 +19,6 @@ class Compiled:
     share: Share
     threads: int
     name: str = "compiled"
-    threaded: bool = True
 
     def train(self, work: Work, clients: Sequence[int], seeds: Sequence[int]) -> Trained:
         """See Engine."""

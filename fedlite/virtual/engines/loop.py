@@ -18,7 +18,6 @@ class Loop:
 
     share: Share
     name: str = "torch, one client after another"
-    threaded: bool = False
 
     def train(self, work: Work, clients: Sequence[int], seeds: Sequence[int]) -> Trained:
         """See Engine."""

@@ -73,7 +73,6 @@ class Pool:
     """
 
     name = "torch, a pool of processes"
-    threaded = False
 
     def __init__(self, share: Share, workers: int) -> None:
         if why := unable():

@@ -66,7 +66,6 @@ class RayCluster:
     """
 
     name = "Ray"
-    threaded = False
 
     def __init__(self, make_share: Callable[[], Share], workers: int, address: str | None = None) -> None:
         if workers < 1:

@@ -18,6 +18,7 @@ import torch
 from torch_models import spec_of
 from workload import Workload, read, report, time_rounds
 
+from fedlite.apps.stacked import AT_ONCE, USUAL_BYTES
 from fedlite.compress.codec import codec_by_name
 from fedlite.compress.prune import magnitude_masks
 from fedlite.flower import ClientApp, Message, RecordDict
@@ -27,11 +28,11 @@ from fedlite.seeds import derive
 from fedlite.tensors import add, apply_masks
 from fedlite.train import TrainSettings, evaluate
 from fedlite.virtual.coding import code_rows
-from fedlite.virtual.engines.ahead import Ahead
 from fedlite.virtual.engines.base import Engine, Share, Work
 from fedlite.virtual.engines.compiled import Compiled
 from fedlite.virtual.engines.pool import Pool
 from fedlite.virtual.grid import VirtualGrid
+from fedlite.virtual.kernel.heap import keep_freed_memory
 from fedlite.virtual.kernel.reduce import add_rows
 from fedlite.virtual.owed import Owed
 from fedlite.virtual.rows import from_row, width
@@ -49,8 +50,8 @@ def share_of(work: Workload) -> Share:
 class Federation:
     """The server's model and what a round does with it."""
 
-    def __init__(self, work: Workload, trainer: Ahead, *, pipeline: bool) -> None:
-        self.work, self.trainer, self.pipeline = work, trainer, pipeline
+    def __init__(self, work: Workload, engine: Engine, *, pipeline: bool) -> None:
+        self.work, self.engine, self.pipeline = work, engine, pipeline
         self.bits = 8 if pipeline else 32
         self.model = spec_of(work.model)
         params = params_of(module_of(self.model, self.bits))
@@ -66,14 +67,15 @@ class Federation:
         self.round += 1
         clients = [int(index) for index in cohort]
         total, weight = np.zeros(width(self.params)), 0
-        size = self.trainer.block(total.size, self.work.threads)
-        seeds = [derive(self.work.seed, "client", self.round, index) for index in clients]
-        blocks = [(clients[b : b + size], seeds[b : b + size]) for b in range(0, len(clients), size)]
+        size = max(AT_ONCE * self.work.threads, USUAL_BYTES // (4 * total.size))
         work = Work(self.model, self.params, self.masks, self.settings)
-        for (block, chances), done in self.trainer.train(work, blocks):
+        for begin in range(0, len(clients), size):
+            block = clients[begin : begin + size]
+            seeds = [derive(self.work.seed, "client", self.round, index) for index in block]
+            done = self.engine.train(work, block, seeds)
             if done.failed:
                 raise SystemExit(f"failed: {done.failed}")
-            rows = self._across(block, done.updates, chances) if self.pipeline else done.updates
+            rows = self._across(block, done.updates, seeds) if self.pipeline else done.updates
             add_rows(total, rows, done.counts.astype(np.float64), self.work.threads)
             weight += int(done.counts.sum())
         self.params = add(self.params, from_row((total / weight).astype(np.float32), self.params))
@@ -125,13 +127,14 @@ def main() -> None:
         report(work, noop(work), None)
         return
     torch.set_num_threads(1)
+    keep_freed_memory()
     name, _, pipeline = work.variant.partition("+")
-    trainer = Ahead(engine_of(name, work))
+    engine = engine_of(name, work)
     try:
-        federation = Federation(work, trainer, pipeline=bool(pipeline))
+        federation = Federation(work, engine, pipeline=bool(pipeline))
         seconds = time_rounds(work, partial(Federation.play, federation))
     finally:
-        trainer.close()
+        engine.close()
     report(work, seconds, federation.accuracy())
 
 
