@@ -17,10 +17,12 @@ from fedlite.virtual import kernel
 from fedlite.virtual.engines.base import Engine, Share, Work
 from fedlite.virtual.engines.compiled import Compiled, unable
 from fedlite.virtual.engines.loop import Loop
+from fedlite.virtual.kernel.heap import keep_freed_memory
 from fedlite.virtual.rows import Trained, width
 
 AHEAD = 2  # tasks a trainer has at once, so that it does not wait for us
 TASKS = 4  # per trainer and block: fewer leave cores idle at its end, more cost messages
+FEWEST = 16  # clients in a task, unless a trainer would have none: a task costs milliseconds
 STARTS = 3  # that may fail in a block
 START_SECONDS = 300.0  # for a trainer to start; torch alone may take ten
 
@@ -32,6 +34,7 @@ class Trainer:
         import torch
 
         torch.set_num_threads(1)
+        keep_freed_memory()
         share = make_share()
         self._engines: dict[bool, Engine] = {True: Compiled(share, 1), False: Loop(share)}
 
@@ -140,7 +143,8 @@ class RayCluster:
     def _run(self, work: Work, done: Trained, clients: list[int], seeds: list[int]) -> None:
         """Until each client has a row or has failed."""
         stored, compiled = self._stored(work), self._compiles and unable(work) is None
-        waiting = deque(_parts(len(clients), TASKS * self._count))
+        tasks = min(TASKS * self._count, len(clients) // FEWEST)
+        waiting = deque(_parts(len(clients), max(tasks, self._count)))
         suspects: set[int] = set()
         self._unstarted = 0
         while True:

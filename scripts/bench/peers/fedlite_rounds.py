@@ -123,11 +123,11 @@ def noop(work: Workload) -> list[float]:
 
 def main() -> None:
     work = read()
+    keep_freed_memory()
     if work.model == "none":
         report(work, noop(work), None)
         return
     torch.set_num_threads(1)
-    keep_freed_memory()
     name, _, pipeline = work.variant.partition("+")
     engine = engine_of(name, work)
     try:
