@@ -11,7 +11,7 @@
     python -m simulations --clients 100 --engine ray --address host:6379
 
 Leaves a folder with config.json, metrics.jsonl, the model and report.html. The same --run-dir goes on after the
-last finished round: after Ctrl-C as if never stopped; after a crash, what virtual clients held and owed is forgotten.
+last finished round: after Ctrl-C as if never stopped; after kill -9, what virtual clients held and owed is forgotten.
 More in docs/simulation.md.
 """
 
