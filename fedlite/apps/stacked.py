@@ -31,10 +31,9 @@ _STATE_FILE = "clients.state"
 class Stacked:
     """The crew of `clients` virtual clients.
 
-    `engine_of` says who trains, asked once with the first round's work and clients. `memory` is in bytes: half
-    of it for blocks, a quarter for what a round changes of what clients owe, and a quarter for what they owe between
-    rounds; what is more lies on disk in `folder`. With
-    `timed`, a virtual clock says who is there and who counts.
+    `engine_of` says who trains, asked once with the first round's work and clients. `memory` is in bytes: half of it
+    for blocks, a quarter for what a round changes of what clients owe, and a quarter for what they owe between rounds;
+    what is more lies on disk in `folder`. With `timed`, a virtual clock says who is there and who counts.
     """
 
     settings: JobSettings
@@ -69,7 +68,7 @@ class Stacked:
     def collect(
         self, chosen: Sequence[int], manifest: Manifest, model: Model, rule: Rule
     ) -> tuple[Combined, Tally]:
-        """See Crew. Remembers what clients owe only when all of it is done."""
+        """See Crew. What clients owe changes once the round is committed."""
         work = Work(manifest.model, model.held.params, model.held.masks, manifest.settings)
         if self._engine is None:
             self._engine = self.engine_of(work, chosen)
