@@ -134,8 +134,8 @@ class Timeline:
 class Outcome:
     """A round on the virtual clock. Clients are in the order in which it happened to them.
 
-    `counted` arrived in time, `late` were still at work when the round ended, `failed` broke off, `left` went
-    away, `absent` were not there when asked, `unfit` have too little memory. `spent` is what the round causes on
+    `counted` arrived in time, `late` arrive after the round ended, `failed` break off and `left` go away, in the round
+    or after it, `absent` were not there when asked, `unfit` have too little memory. `spent` is what the round causes on
     all of them: who is late finishes for nothing, as on a real fleet; absent and unfit clients spend nothing.
     `waited` are the seconds before `began` in which too few were there.
     """

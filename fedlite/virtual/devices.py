@@ -221,11 +221,6 @@ def cost(
     )
 
 
-def charge_used(device: Profile, joules: float) -> float:
-    """The part of a full battery that this energy is; 0 on mains, above 1 where one charge does not do."""
-    return joules / device.battery_joules if device.battery_joules is not None else 0.0
-
-
 @dataclass(frozen=True)
 class Fleet:
     """Which device each client is; drawn when asked, so a fleet of any size takes no memory."""

@@ -11,7 +11,7 @@ from fedlite.errors import SettingsError
 from fedlite.models.registry import build, spec_of
 from fedlite.modules import module_of
 from fedlite.virtual import workload
-from fedlite.virtual.devices import PROFILES, Profile, charge_used, cost, fleet, profile
+from fedlite.virtual.devices import PROFILES, Profile, cost, fleet, profile
 
 ROUND = Profile(
     name="round",
@@ -185,12 +185,6 @@ def test_memory_by_hand() -> None:
     model = nn.Sequential(nn.Linear(10, 1000), nn.ReLU(), nn.Linear(1000, 500))
     by_hand = workload.RUNTIME_BYTES + 3 * 4 * (11_000 + 500_500) + 4 * (10 + 1000 + 500) + 8
     assert 0 <= workload.training_memory(model, (10,), 1) - by_hand <= 64
-
-
-def test_a_phone_has_a_battery_and_a_board_has_not() -> None:
-    """4500 mAh at 3.85 V are 62.4 kJ: 624 J are a hundredth."""
-    assert charge_used(profile("phone"), 624.0) == pytest.approx(0.01)
-    assert charge_used(profile("pi4"), 624.0) == 0
 
 
 def test_an_input_of_another_shape_is_refused() -> None:
