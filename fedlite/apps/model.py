@@ -15,6 +15,7 @@ from fedlite.types import Array, Masks, Params
 
 if TYPE_CHECKING:
     from fedlite.data.base import Dataset
+    from fedlite.models.registry import Option
 
 
 def initial(spec: str, bits: int, seed: int) -> dict[str, Array]:
@@ -46,12 +47,12 @@ def choose(settings: JobSettings, test: "Dataset | None") -> str:
     return resolve(name, options).to_json()
 
 
-def fit(name: str, shape: tuple[int, ...], classes: int) -> "dict[str, int | float | tuple[int, ...]]":
+def fit(name: str, shape: tuple[int, ...], classes: int) -> "dict[str, Option]":
     """As much of the shape and class count as this family takes as options."""
     from fedlite.models.registry import resolve
 
     known = dict(resolve(name, {}).options)
-    wanted: dict[str, int | float | tuple[int, ...]] = {"input_shape": shape, "num_classes": classes}
+    wanted: dict[str, Option] = {"input_shape": shape, "num_classes": classes}
     return {key: value for key, value in wanted.items() if key in known}
 
 

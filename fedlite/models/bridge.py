@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fedlite.errors import SettingsError
+from fedlite.models.factors import HadamardConv2d, HadamardLinear
 from fedlite.seeds import generator
 from fedlite.tensors import check_finite, check_like
 from fedlite.types import Array, Params
@@ -61,6 +62,14 @@ def _initial(layer: nn.Module, name: str, shape: tuple[int, ...], seed: int, pat
     match layer:
         case nn.Linear() | nn.Conv1d() | nn.Conv2d():
             bound = float(layer.weight[0].numel()) ** -0.5
+        case HadamardLinear() | HadamardConv2d():  # (FedPara §B.1: He et al. 2015's variance for the product)
+            columns, rank = layer.get_parameter("y1").shape
+            if name == "bias":
+                return random.uniform(-1, 1, shape).astype(np.float32) * np.float32(columns**-0.5)
+            spread = float(
+                (2 / columns / rank**2) ** 0.125
+            )  # each entry of W sums rank² products of four factors
+            return np.asarray(random.standard_normal(shape) * spread, np.float32)
         case nn.LSTM() | nn.GRU():
             bound = float(layer.hidden_size) ** -0.5
         case nn.Embedding():

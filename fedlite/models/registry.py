@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from fedlite.errors import SettingsError
 from fedlite.models.bridge import initial_params, load_params
+from fedlite.models.changes import Change, apply_changes, changes_from_json
 from fedlite.models.char_lstm import CharLstm
 from fedlite.models.lenet import LeNet5, LeNet300
 from fedlite.models.mcmahan import Cnn, TwoNn
@@ -20,7 +21,7 @@ from fedlite.models.plain import Mlp, PooledCnn
 from fedlite.models.sensor import SensorCnn
 from fedlite.models.small import Linear, SmallCnn
 
-Option = int | float | tuple[int, ...]
+Option = int | float | str | tuple[int, ...]
 MAX_PARAMETERS = 2**28  # 1 GiB of float32: far above any model for these devices, far below harm
 
 _FAMILIES: dict[str, Callable[..., nn.Module]] = {
@@ -53,14 +54,19 @@ _DEFAULTS: dict[str, tuple[str, dict[str, Option]]] = {
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A family's name and every option it is built with, sorted by name; hashable, and JSON both ways."""
+    """A family's name, every option it is built with, sorted by name, and what was changed in it after.
+
+    Hashable, and JSON both ways.
+    """
 
     name: str
     options: tuple[tuple[str, Option], ...] = ()
+    changes: tuple[Change, ...] = ()  # applied in this order
 
     def to_json(self) -> str:
         """One line, keys sorted: the same spec is the same text."""
-        return json.dumps({"name": self.name, "options": dict(self.options)}, sort_keys=True)
+        record: dict[str, Any] = {"name": self.name, "options": dict(self.options)}
+        return json.dumps(record | ({"changes": self.changes} if self.changes else {}), sort_keys=True)
 
     @staticmethod
     def from_json(text: str) -> "ModelSpec":
@@ -70,9 +76,11 @@ class ModelSpec:
             name, options = str(raw["name"]), dict(raw["options"])
         except (ValueError, TypeError, KeyError) as error:
             raise SettingsError(f"{text[:80]!r} is not a model's name and options") from error
-        if set(raw) != {"name", "options"}:
-            raise SettingsError(f"a model record has the keys name and options, not {sorted(raw)}")
-        return resolve(name, options)
+        if not {"name", "options"} <= set(raw) <= {"name", "options", "changes"}:
+            raise SettingsError(
+                f"a model record has the keys name, options and maybe changes, not {sorted(raw)}"
+            )
+        return replace(resolve(name, options), changes=changes_from_json(raw.get("changes", [])))
 
 
 def resolve(name: str, options: dict[str, Any]) -> ModelSpec:
@@ -94,7 +102,8 @@ def build(name: str | ModelSpec, **options: Any) -> nn.Module:
     Raises as `skeleton`. Draws from no global generator.
     """
     given = name if isinstance(name, ModelSpec) else ModelSpec(name)
-    module = skeleton(resolve(given.name, dict(given.options) | options)).to_empty(device="cpu")
+    full = replace(given, options=tuple((dict(given.options) | options).items()))
+    module = skeleton(full).to_empty(device="cpu")
     load_params(module, initial_params(module, seed=0))
     return module
 
@@ -102,12 +111,14 @@ def build(name: str | ModelSpec, **options: Any) -> nn.Module:
 def skeleton(spec: ModelSpec) -> nn.Module:
     """The model's layers on the meta device: names and shapes that take no memory.
 
-    SettingsError for an unknown name or option, an input shape that does not fit, more than MAX_PARAMETERS.
+    SettingsError for an unknown name or option, an input shape that does not fit, a change that fits no layer,
+    more than MAX_PARAMETERS.
     """
-    spec = resolve(spec.name, dict(spec.options))
+    spec = replace(resolve(spec.name, dict(spec.options)), changes=spec.changes)
     try:
         with torch.device("meta"):
             module = _FAMILIES[spec.name](**dict(spec.options))
+            apply_changes(module, spec.changes)
     except (RuntimeError, OverflowError, TypeError) as error:
         raise SettingsError(f"no layers of a {spec.name!r} fit the options {dict(spec.options)}") from error
     count = sum(tensor.numel() for tensor in module.state_dict().values())
@@ -172,6 +183,10 @@ def _checked(what: str, value: Any, default: Option) -> Option:
         ):
             return tuple(value)
         raise SettingsError(f"{what} is {value!r}; a tuple of positive integers is wanted")
+    if isinstance(default, str):  # one of the words the family knows: its constructor checks which
+        if isinstance(value, str):
+            return value
+        raise SettingsError(f"{what} is {value!r}; a word as {default!r} is wanted")
     if isinstance(default, float):
         if type(value) in (int, float) and math.isfinite(value) and value > 0:
             return float(value)
