@@ -27,14 +27,46 @@ class Moments(NamedTuple):
     steps: int
 
 
+class Soft(NamedTuple):
+    """What a teacher says of a batch, and how much of the loss that is."""
+
+    logits: Tensor  # the teacher's, (batch, classes), finite
+    alpha: float  # weight of the labels' loss, in [0, 1]
+    temperature: float  # > 0
+
+
+class Seen(NamedTuple):
+    """What the objective saw on its way: how many are right, the statistics after, the labels' mean loss."""
+
+    hits: Tensor
+    statistics: Tensors
+    hard_loss: Tensor
+
+
 def objective(
-    net: nn.Module, learned: Tensors, statistics: Tensors, x: Tensor, y: Tensor
-) -> tuple[Tensor, tuple[Tensor, Tensors]]:
-    """Mean cross-entropy of a batch; and how many are right, and the statistics after it. Pure."""
+    net: nn.Module, learned: Tensors, statistics: Tensors, x: Tensor, y: Tensor, soft: Soft | None = None
+) -> tuple[Tensor, Seen]:
+    """A batch's mean loss, and what was seen of it. Pure.
+
+    The loss is the labels' cross-entropy; with a teacher, α · cross-entropy + (1 − α) · `soft_loss`.
+    """
     weights = {**learned, **statistics}
     logits = functional_call(net, weights, (x,))
     hits = (logits.argmax(-1) == y).sum()
-    return F.cross_entropy(logits, y), (hits, {name: weights[name] for name in statistics})
+    hard = F.cross_entropy(logits, y)
+    loss = hard
+    if soft is not None:
+        loss = soft.alpha * hard + (1 - soft.alpha) * soft_loss(logits, soft.logits, soft.temperature)
+    return loss, Seen(hits, {name: weights[name] for name in statistics}, hard.detach())
+
+
+def soft_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² · KL(softmax(teacher / T) ‖ softmax(logits / T)), the mean over examples. (Hinton et al. 2015, §2)
+
+    Both are (batch, classes). T² keeps the gradient's size when T changes.
+    """
+    log_p, log_q = (F.log_softmax(each / temperature, -1) for each in (teacher, logits))
+    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 
 
 def begin(learned: Tensors, settings: TrainSettings) -> Moments:

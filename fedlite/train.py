@@ -18,7 +18,7 @@ from fedlite.compress import quantize
 from fedlite.errors import DataError, SettingsError
 from fedlite.models.bridge import layout
 from fedlite.seeds import generator
-from fedlite.step import Tensors, begin, descend, objective
+from fedlite.step import Soft, Tensors, begin, descend, objective
 from fedlite.tensors import apply_masks, check_like
 from fedlite.train_settings import TrainSettings
 from fedlite.types import Array, Masks, Params, is_statistic
@@ -39,8 +39,9 @@ __all__ = [
 class TrainResult:
     """What local training gives. `params` are w_t plus the update, statistics measured anew.
 
-    `loss` and `accuracy` are means over the last epoch, each batch seen before its step; the penalty is not in
-    the loss. They, and the params, are not finite if training diverged: check before sending.
+    `loss` and `accuracy` are means over the last epoch, each batch seen before its step. The loss is the labels'
+    alone: neither the penalty nor the teacher's part is in it. They, and the params, are not finite if training
+    diverged: check before sending.
     """
 
     params: dict[str, Array]
@@ -58,18 +59,21 @@ def local_train(
     *,
     seed: int,
     masks: Masks | None = None,
+    teacher: Array | None = None,
     device: str = "cpu",
 ) -> TrainResult:
     """Train `params` on (x, y); `model` only says how they compute.
 
     x is (n, *input shape), y int (n,), n ≥ 1. With bits 8, params hold the activation ranges too, as `params_of(
     prepare(model))` does. Pruned coordinates are zero from the first step to the last. Batches come from the
-    stream (seed, "batches", epoch). UpdateError if params do not fit the model, DataError for data that are
-    none, unequal or not for this model, SettingsError for a device that is not here.
+    stream (seed, "batches", epoch). With distill_alpha below 1, `teacher` holds the teacher's logits for every
+    example, (n, classes); else it is not looked at. UpdateError if params do not fit the model, DataError for
+    data or logits that are none, unequal or not for this model, SettingsError for a device that is not here or
+    a teacher that is missing.
     """
     check_device(device)
     net = quantize.at(model, settings.bits)
-    return train_with(net, params, x, y, settings, seed=seed, masks=masks, device=device)
+    return train_with(net, params, x, y, settings, seed=seed, masks=masks, teacher=teacher, device=device)
 
 
 def train_with(
@@ -81,6 +85,7 @@ def train_with(
     *,
     seed: int,
     masks: Masks | None = None,
+    teacher: Array | None = None,
     device: str = "cpu",
 ) -> TrainResult:
     """As `local_train`, with a module that computes at settings.bits already and is this call's to use.
@@ -88,8 +93,8 @@ def train_with(
     It is left in training mode. What copying a model costs is a tenth of a small client's time.
     """
     weights = _weights(net, params, settings.bits, masks, device)
-    data = _Data(x, y, device)
-    if device != "cpu" or data.y.min() < 0:  # of this the first step would not tell, or not in time
+    data = _Data(x, y, device, _soft_of(teacher, settings))
+    if device != "cpu" or data.y.min() < 0 or data.soft:  # the first step would not tell, or not in time
         _check_fit(net.eval(), weights, data)
     net.train()
     learned = {name: value for name, value in weights.items() if not is_statistic(name)}
@@ -116,13 +121,13 @@ def train_with(
 
 
 def _slope(
-    net: nn.Module, learned: Tensors, statistics: Tensors, x: Tensor, y: Tensor
+    net: nn.Module, learned: Tensors, statistics: Tensors, x: Tensor, y: Tensor, soft: Soft | None
 ) -> tuple[float, int, Tensors, Tensors]:
-    """A batch's mean loss and how many are right, before the step; gradients; statistics after it."""
+    """A batch's mean loss with the labels and how many are right, before the step; gradients; statistics after it."""
     leaves = {name: value.requires_grad_() for name, value in learned.items()}
-    loss, (hits, moved) = objective(net, leaves, statistics, x, y)
+    loss, seen = objective(net, leaves, statistics, x, y, soft)
     found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return float(loss.detach()), int(hits), dict(zip(leaves, found, strict=True)), moved
+    return float(seen.hard_loss), int(seen.hits), dict(zip(leaves, found, strict=True)), seen.statistics
 
 
 def evaluate(
@@ -145,8 +150,8 @@ def evaluate(
     loss_sum, right = 0.0, 0
     with torch.no_grad():
         for chosen in batches(len(data), batch_size):
-            loss, (hits, _) = objective(net, weights, {}, *data.take(chosen))
-            loss_sum, right = loss_sum + float(loss) * len(chosen), right + int(hits)
+            loss, seen = objective(net, weights, {}, *data.take(chosen))
+            loss_sum, right = loss_sum + float(loss) * len(chosen), right + int(seen.hits)
     return {"loss": loss_sum / len(data), "accuracy": right / len(data)}
 
 
@@ -191,21 +196,40 @@ def batches(
 
 
 class _Data:
-    """(x, y) as batches on a device; checked once, copied batch by batch."""
+    """(x, y), and what the teacher says of them, as batches on a device; checked once, copied batch by batch."""
 
-    def __init__(self, x: NDArray[Any], y: NDArray[Any], device: str) -> None:
+    def __init__(self, x: NDArray[Any], y: NDArray[Any], device: str, soft: Soft | None = None) -> None:
         if len(x) != len(y) or len(y) == 0:
             raise DataError(
                 f"there are {len(x)} examples and {len(y)} labels; as many of both, at least one, wanted"
             )
-        self.x, self.y, self.device = x, y, device
+        if soft and len(soft.logits) != len(y):
+            raise DataError(f"there are {len(y)} examples and a teacher's logits for {len(soft.logits)}")
+        self.x, self.y, self.device, self.soft = x, y, device, soft
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def take(self, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def take(self, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor, Soft | None]:
         x, y = torch.from_numpy(self.x[chosen]), torch.from_numpy(self.y[chosen])
-        return x.to(self.device), y.to(self.device, torch.int64)
+        soft = self.soft and self.soft._replace(logits=self.soft.logits[chosen].to(self.device))
+        return x.to(self.device), y.to(self.device, torch.int64), soft
+
+
+def _soft_of(teacher: Array | None, settings: TrainSettings) -> Soft | None:
+    """The teacher's part of the loss, or None where the labels are all of it."""
+    if settings.distill_alpha == 1:
+        return None
+    if teacher is None:
+        raise SettingsError(
+            f"distill_alpha is {settings.distill_alpha}, so a teacher is needed",
+            remedy="give the teacher's logits for every example, or leave distill_alpha 1",
+        )
+    if teacher.ndim != 2:
+        raise DataError(f"a teacher's logits are (examples, classes), not {teacher.shape}")
+    if not np.isfinite(teacher).all():
+        raise DataError("the teacher's logits hold NaN or infinity")
+    return Soft(torch.tensor(teacher, dtype=torch.float32), settings.distill_alpha, settings.temperature)
 
 
 def _weights(net: nn.Module, params: Params, bits: int, masks: Masks | None, device: str) -> Tensors:
@@ -221,10 +245,12 @@ def _check_fit(net: nn.Module, weights: Tensors, data: _Data) -> None:
     """DataError unless the model takes the first example and has a class for every label."""
     try:
         with torch.no_grad():
-            x, _ = data.take(np.zeros(1, np.int64))
+            x, _, _ = data.take(np.zeros(1, np.int64))
             classes = functional_call(net, dict(weights), (x,)).shape[1]
     except (RuntimeError, ValueError, IndexError) as error:
         raise DataError(f"the model takes no examples of shape {data.x.shape[1:]} {data.x.dtype}") from error
+    if data.soft and data.soft.logits.shape[1] != classes:
+        raise DataError(f"the teacher tells {data.soft.logits.shape[1]} classes, the model {classes}")
     if data.y.min() < 0 or data.y.max() >= classes:
         low, high = int(data.y.min()), int(data.y.max())
         raise DataError(f"labels run from {low} to {high}; the model has classes 0 to {classes - 1}")

@@ -20,6 +20,8 @@ class TrainSettings:
     proximal_mu: float = 0.0  # FedProx: mu/2 · ‖w − w_t‖² on top of the loss (Li et al. 2020, eq. 2)
     clip_norm: float = 0.0  # longest gradient, L2 over all tensors, the penalty's included; 0 is off
     bits: int = 32  # 8 trains int8-aware
+    distill_alpha: float = 1.0  # weight of the labels' loss, in [0, 1]; what is left of 1 is the teacher's
+    temperature: float = 1.0  # T > 0 that softens teacher and student (Hinton et al. 2015, §2)
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -33,6 +35,9 @@ class TrainSettings:
             value = getattr(self, name)
             _require(name, value, 0 <= value < math.inf, "≥ 0")
         _require("bits", self.bits, self.bits in (8, 32), "32 (float32) or 8 (int8-aware)")
+        share = 0 <= self.distill_alpha <= 1
+        _require("distill_alpha", self.distill_alpha, share, "in [0, 1]; 1 is no teacher")
+        _require("temperature", self.temperature, 0 < self.temperature < math.inf, "> 0")
         if self.optimizer == "adam" and self.momentum:
             raise SettingsError(f"momentum is {self.momentum}, which adam does not use; leave it 0")
 

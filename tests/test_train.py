@@ -14,7 +14,7 @@ from fedlite import models
 from fedlite.compress.prune import magnitude_masks
 from fedlite.compress.quantize import prepare
 from fedlite.errors import DataError, SettingsError, UpdateError
-from fedlite.step import begin, descend, objective
+from fedlite.step import Soft, begin, descend, objective, soft_loss
 from fedlite.tensors import digest
 from fedlite.train import TrainSettings, batches, evaluate, local_train, predict
 from fedlite.types import Array, is_statistic
@@ -260,6 +260,91 @@ def test_predictions_are_what_accuracy_counts(bits: int) -> None:
     assert np.mean(predicted == y) == evaluate(model, params, x, y, bits=bits)["accuracy"]
 
 
+# --- with a teacher ------------------------------------------------------------------------------------------
+
+
+def test_soft_loss_by_hand() -> None:
+    """T = 2; teacher logits (2 ln 3, 0) → p = (3/4, 1/4), student (0, 0) → q = (1/2, 1/2).
+
+    KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.75·0.405465 − 0.25·0.693147 = 0.130812; times T² = 4: 0.523248. With a
+    second example on which both agree, the mean is half of that.
+    """
+    teacher, student = (
+        torch.tensor([[2 * np.log(3), 0.0], [1.0, 5.0]]),
+        torch.tensor([[0.0, 0.0], [3.0, 7.0]]),
+    )
+    assert float(soft_loss(student[:1], teacher[:1], 2.0)) == pytest.approx(0.523248, abs=1e-5)
+    assert float(soft_loss(student, teacher, 2.0)) == pytest.approx(0.523248 / 2, abs=1e-5)
+
+
+def soft_gradient(logits: Float64, teacher: Float64, temperature: float) -> Float64:
+    """Of T² KL w.r.t. the student's logits: T (q − p), p and q softened. (Hinton et al. 2015, eq. 2, times T²)"""
+    p, q = (np.exp((each - each.max(1, keepdims=True)) / temperature) for each in (teacher, logits))
+    return temperature * (q / q.sum(1, keepdims=True) - p / p.sum(1, keepdims=True))
+
+
+@pytest.mark.parametrize(("alpha", "temperature"), [(0.0, 1.0), (0.3, 4.0)])
+def test_training_with_a_teacher_is_gradient_descent_by_hand(alpha: float, temperature: float) -> None:
+    """Three full-batch steps of softmax regression in float64; the reported loss is the labels' before the last."""
+    model, (x, y) = linear(), some(40)
+    params, teacher = start(model), np.random.default_rng(0).normal(0, 3, (40, 10)).astype(np.float32)
+    settings = TrainSettings(
+        epochs=3, batch_size=0, learning_rate=0.2, distill_alpha=alpha, temperature=temperature
+    )
+    result = local_train(model, params, x, y, settings, seed=0, teacher=teacher)
+    flat = x.reshape(40, -1).astype(np.float64)
+    w, b = (params[f"output.{part}"].astype(np.float64) for part in ("weight", "bias"))
+    hard = 0.0
+    for _ in range(3):
+        logits = flat @ w.T + b
+        hard = float(np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(40), y]))
+        gw, gb = softmax_gradients(w, b, flat, y)
+        soft = soft_gradient(logits, teacher.astype(np.float64), temperature)
+        w = w - 0.2 * (alpha * gw + (1 - alpha) * soft.T @ flat / 40)
+        b = b - 0.2 * (alpha * gb + (1 - alpha) * soft.mean(0))
+    np.testing.assert_allclose(result.params["output.weight"], w, atol=2e-6)
+    np.testing.assert_allclose(result.params["output.bias"], b, atol=2e-6)
+    assert result.loss == pytest.approx(hard, rel=1e-5)
+
+
+@pytest.mark.parametrize("bits", [8, 32])
+def test_alpha_one_is_training_without_a_teacher_bit_for_bit(bits: int) -> None:
+    model, (x, y) = models.build("small_cnn"), some(60)
+    params = start(prepare(model) if bits == 8 else model)
+    teacher, settings = np.ones((60, 10), np.float32), TrainSettings(bits=bits)
+    plain = local_train(model, params, x, y, settings, seed=0)
+    deaf = local_train(model, params, x, y, replace(settings, temperature=4.0), seed=0, teacher=teacher)
+    taught = local_train(model, params, x, y, replace(settings, distill_alpha=0.5), seed=0, teacher=teacher)
+    assert (digest(plain.params), plain.loss) == (digest(deaf.params), deaf.loss)
+    assert digest(plain.params) != digest(taught.params)
+
+
+def test_each_example_keeps_its_own_teacher() -> None:
+    """Batches are shuffled: a teacher sure of the labels, and wrong labels that do not count, teach what labels do."""
+    model, (x, y) = linear(), some(300)
+    told = np.where(np.arange(10) == y[:, None], np.float32(25), np.float32(0))
+    settings = TrainSettings(epochs=2, distill_alpha=0.0)
+    taught = local_train(model, start(model), x, (y + 1) % 10, settings, seed=0, teacher=told).params
+    plain = local_train(model, start(model), x, y, TrainSettings(epochs=2), seed=0).params
+    for name, value in plain.items():
+        np.testing.assert_allclose(taught[name], value, atol=1e-6)
+
+
+def test_a_teacher_that_does_not_fit_is_refused() -> None:
+    model, (x, y) = linear(), some(10)
+    settings, logits = TrainSettings(distill_alpha=0.5), np.zeros((10, 10), np.float32)
+    with pytest.raises(SettingsError, match=r"distill_alpha is 0.5.*give the teacher's logits"):
+        local_train(model, start(model), x, y, settings, seed=0)
+    for bad, why in (
+        (logits[:9], "10 examples and a teacher's logits for 9"),
+        (logits[:, :1], "teacher tells 1 classes, the model 10"),
+        (logits[0], "not \\(10,\\)"),
+        (logits * np.nan, "NaN"),
+    ):
+        with pytest.raises(DataError, match=why):
+            local_train(model, start(model), x, y, settings, seed=0, teacher=bad)
+
+
 # --- int8-aware ----------------------------------------------------------------------------------------------
 
 
@@ -311,8 +396,9 @@ def test_a_float_model_trains_int8_aware_when_params_hold_the_ranges() -> None:
 # --- one step can be batched over clients --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("taught", [False, True])
 @pytest.mark.parametrize("bits", [8, 32])
-def test_a_cohort_in_one_vmap_is_each_client_alone(bits: int) -> None:
+def test_a_cohort_in_one_vmap_is_each_client_alone(bits: int, taught: bool) -> None:
     """Three clients of one full batch each: gradients of `objective` under vmap, then `descend` on all at once.
 
     At 8 bits a sum in another order may round to the next step here and there: 1e-3 instead of 1e-6.
@@ -320,21 +406,24 @@ def test_a_cohort_in_one_vmap_is_each_client_alone(bits: int) -> None:
     model = models.build("small_cnn")
     model = prepare(model) if bits == 8 else model
     params, settings = start(model), TrainSettings(batch_size=0, momentum=0.5, proximal_mu=0.1, bits=bits)
+    teachers = np.random.default_rng(0).normal(0, 3, (3, 20, 10)).astype(np.float32)
+    settings = replace(settings, distill_alpha=0.5 if taught else 1.0, temperature=2.0)
     xs, ys = digits("train").x[:60].reshape(3, 20, 1, 8, 8), digits("train").y[:60].reshape(3, 20)
     stacked = {n: torch.tensor(np.stack([v] * 3)) for n, v in params.items()}
     learned = {n: v for n, v in stacked.items() if not is_statistic(n)}
     ranges = {n: v for n, v in stacked.items() if is_statistic(n)}
 
-    def loss(
-        learned: dict[str, torch.Tensor], ranges: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor
-    ):  # type: ignore[no-untyped-def]
-        value, (_, moved) = objective(model.train(), learned, ranges, x, y)
-        return value, moved
+    def loss(learned, ranges, x, y, logits):  # type: ignore[no-untyped-def]
+        soft = Soft(logits, 0.5, 2.0) if taught else None
+        value, seen = objective(model.train(), learned, ranges, x, y, soft)
+        return value, seen.statistics
 
-    gradients, moved = vmap(grad(loss, has_aux=True))(learned, ranges, torch.tensor(xs), torch.tensor(ys))
+    data = (torch.tensor(each) for each in (xs, ys, teachers))
+    gradients, moved = vmap(grad(loss, has_aux=True))(learned, ranges, *data)
     after, _ = descend(learned, gradients, begin(learned, settings), settings, learned, {})
     for client in range(3):
-        alone = local_train(model, params, xs[client], ys[client], settings, seed=0).params
+        told = teachers[client]
+        alone = local_train(model, params, xs[client], ys[client], settings, seed=0, teacher=told).params
         for name, value in (after | moved).items():
             tolerance = 1e-6 if bits == 32 else 1e-3
             np.testing.assert_allclose(value[client].numpy(), alone[name], atol=tolerance)
@@ -357,6 +446,9 @@ def test_a_cohort_in_one_vmap_is_each_client_alone(bits: int) -> None:
         ("proximal_mu", float("inf")),
         ("clip_norm", -1.0),
         ("bits", 4),
+        ("distill_alpha", 1.1),
+        ("distill_alpha", float("nan")),
+        ("temperature", 0.0),
     ],
 )
 def test_a_setting_outside_its_range_is_refused(name: str, value: object) -> None:
