@@ -10,17 +10,27 @@ from fedlite.errors import DataError
 Samples = tuple[NDArray[Any], NDArray[np.int64]]  # x, y
 
 
+class Taken(NamedTuple):
+    """A client's samples by themselves; `teacher` holds a teacher's logits for each, where there is a teacher."""
+
+    x: NDArray[Any]
+    y: NDArray[np.int64]
+    teacher: NDArray[np.float32] | None = None
+
+
 class Picked(NamedTuple):
-    """The samples x[chosen], y[chosen]; `chosen` counts from 0."""
+    """The samples x[chosen], y[chosen], and teacher[chosen] where there is a teacher; `chosen` counts from 0."""
 
     x: NDArray[Any]
     y: NDArray[np.int64]
     chosen: NDArray[np.int64]
+    teacher: NDArray[np.float32] | None = None
 
-    def taken(self) -> Samples:
+    def taken(self) -> Taken:
         """They themselves, copied. DataError if there are none at some of the places."""
         if len(self.chosen) and not 0 <= self.chosen.min() <= self.chosen.max() < len(self.x) == len(self.y):
             raise DataError(
                 f"places run to {self.chosen.max()}; there are {len(self.x)} examples, {len(self.y)} labels"
             )
-        return self.x[self.chosen], self.y[self.chosen]
+        lessons = self.teacher[self.chosen] if self.teacher is not None else None
+        return Taken(self.x[self.chosen], self.y[self.chosen], lessons)

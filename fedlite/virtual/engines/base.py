@@ -8,7 +8,7 @@ from fedlite.errors import DataError
 from fedlite.train_settings import TrainSettings
 from fedlite.types import Masks, Params
 from fedlite.virtual.rows import Trained
-from fedlite.virtual.samples import Picked, Samples
+from fedlite.virtual.samples import Picked, Samples, Taken
 
 Share = Callable[[int], Samples | Picked]  # a client's number → its samples
 
@@ -44,12 +44,12 @@ class Engine(Protocol):
 def found(share: Share, client: int) -> Samples | Picked:
     """A client's samples, wherever they lie. DataError when it has none."""
     samples = share(client)
-    if len(samples[-1]) == 0:
+    if len(samples.chosen if isinstance(samples, Picked) else samples[1]) == 0:
         raise DataError("this device has no samples yet", remedy="it takes part as soon as some arrive")
     return samples
 
 
-def samples_of(share: Share, client: int) -> Samples:
+def samples_of(share: Share, client: int) -> Taken:
     """A client's samples as arrays. DataError when it has none."""
     samples = found(share, client)
-    return samples.taken() if isinstance(samples, Picked) else samples
+    return samples.taken() if isinstance(samples, Picked) else Taken(*samples)

@@ -9,7 +9,7 @@ from fedlite.tensors import apply_masks, subtract
 from fedlite.train import TrainResult, train_with
 from fedlite.virtual.engines.base import Share, Work, samples_of
 from fedlite.virtual.rows import Trained, to_row, width
-from fedlite.virtual.samples import Samples
+from fedlite.virtual.samples import Taken
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Loop:
         """Nothing was started."""
 
 
-def train_alone(work: Work, samples: Samples, seed: int) -> TrainResult:
+def train_alone(work: Work, samples: Taken, seed: int) -> TrainResult:
     """One client's local training."""
-    module = module_of(work.model, work.settings.bits)
-    return train_with(module, work.params, *samples, work.settings, seed=seed, masks=work.masks)
+    module, (x, y, teacher) = module_of(work.model, work.settings.bits), samples
+    return train_with(module, work.params, x, y, work.settings, seed=seed, masks=work.masks, teacher=teacher)
 
 
 def reason(error: Exception) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from fedlite.errors import SettingsError
 from fedlite.modules import module_of
 from fedlite.virtual.engines.base import Work
-from fedlite.virtual.samples import Samples
+from fedlite.virtual.samples import Samples, Taken
 from fedlite.virtual.workload import RUNTIME_BYTES, training_memory
 
 MIB = 2**20
@@ -15,9 +15,9 @@ RESERVE = 0.1  # of what is free stays so
 _OPTIMIZER_COPIES = {"adam": 2, "sgd": 1}
 
 
-def bytes_each(work: Work, samples: Samples) -> int:
+def bytes_each(work: Work, samples: Samples | Taken) -> int:
     """Of one client with such samples in training, beside the process it is in: an estimate."""
-    x, y = samples
+    x, y = samples[:2]
     batch = min(work.settings.batch_size or len(y), len(y))
     module = module_of(work.model, work.settings.bits)
     copies = _OPTIMIZER_COPIES[work.settings.optimizer]

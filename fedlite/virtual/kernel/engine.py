@@ -21,8 +21,16 @@ from fedlite.virtual.kernel.layers import Layer, Program
 from fedlite.virtual.rows import Trained, from_row, spans, to_row, width
 from fedlite.virtual.samples import Picked, Samples
 
-_FLOATS = ("learning_rate", "momentum", "weight_decay", "proximal_mu", "clip_norm")
-_POINTERS = ("start", "live", "x", "y", "places", "count", "seeds", "trained", "loss", "hits")
+_FLOATS = (
+    "learning_rate",
+    "momentum",
+    "weight_decay",
+    "proximal_mu",
+    "clip_norm",
+    "distill_alpha",
+    "temperature",
+)
+_POINTERS = ("start", "live", "x", "y", "teacher", "places", "count", "seeds", "trained", "loss", "hits")
 
 
 class _Settings(ctypes.Structure):
@@ -129,12 +137,17 @@ def _train(
         return Trained(rows, loss, loss, hits)
     plan = planning.plan(model, params, data[0][0].shape[1:], settings.bits)
     clients = cohort(data, data[0][0].shape[1:], plan.classes)
+    if settings.distill_alpha < 1 and clients.teacher is None:
+        raise SettingsError(
+            f"distill_alpha is {settings.distill_alpha}, but the clients have no teacher's logits"
+        )
     slots = _slots(plan, params)
     arrays = {
         "start": planning.row(plan, apply_masks(params, masks or {})),
         "live": planning.row(plan, _live(params, masks)) if masks else None,
         "x": clients.x,
         "y": clients.y,
+        "teacher": clients.teacher if settings.distill_alpha < 1 else None,
         "places": clients.places,
         "count": clients.counts,
         "seeds": _seeds(seeds, settings.epochs) if settings.batch_size else None,

@@ -31,7 +31,7 @@ struct Layer {
 
 struct Settings {
     int64_t epochs, batch_size, bits;  // batch_size ≥ 1
-    float learning_rate, momentum, weight_decay, proximal_mu, clip_norm;
+    float learning_rate, momentum, weight_decay, proximal_mu, clip_norm, distill_alpha, temperature;
 };
 
 // Where a tensor of a client's row of parameters goes in the row that is given back. Convolutions' kernels are
@@ -54,6 +54,7 @@ struct Job {
     const float* live;              // (stride): 0 or 1, or null
     const float* const* x;          // examples of each: (…, channels, height, width)
     const int64_t* const* y;        // labels of each
+    const float* const* teacher;    // logits (…, classes) for the examples of each; null where there is no teacher
     const int64_t* const* places;   // each (count): which of them are the client's
     const int64_t* count;
     const uint64_t* seeds;          // (num_clients, epochs): of the orders they are taken in; null for their own

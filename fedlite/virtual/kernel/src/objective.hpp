@@ -1,4 +1,4 @@
-// Softmax cross-entropy of a batch, its gradient, and how many are right.
+// Softmax cross-entropy of a batch, its gradient, how many are right; and what a teacher adds to the gradient.
 #pragma once
 
 #include <algorithm>
@@ -34,4 +34,24 @@ static Score compare(const float* logits, const int64_t* labels, long batch, lon
         score.hits += best == labels[b];
     }
     return score;
+}
+
+// gradient ← alpha · gradient + (1 − alpha) · T · (softmax(logits / T) − softmax(teacher / T)) / whole: that of the
+// hard loss and of T² · KL(teacher ‖ student). `spare` holds 2 · classes floats. (Hinton et al. 2015, §2.1)
+static void teach(const float* logits, const float* const* teacher, long batch, long classes, long whole, float alpha,
+                  float temperature, float* spare, float* gradient) {
+    const auto soften = [&](const float* of, float* to) {
+        const float most = *std::max_element(of, of + classes);
+        float sum = 0;
+        for (long c = 0; c < classes; ++c) sum += to[c] = std::exp((of[c] - most) / temperature);
+        for (long c = 0; c < classes; ++c) to[c] /= sum;
+    };
+    const float soft = (1 - alpha) * temperature / float(whole);
+    for (long b = 0; b < batch; ++b, logits += classes, gradient += classes) {
+        float *student = spare, *wanted = spare + classes;
+        soften(logits, student);
+        soften(teacher[b], wanted);
+        for (long c = 0; c < classes; ++c)
+            gradient[c] = alpha * gradient[c] + soft * (student[c] - wanted[c]);
+    }
 }

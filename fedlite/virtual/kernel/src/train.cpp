@@ -28,6 +28,8 @@ public:
             if (stage.layer.bias >= 0) spans_.push_back({stage.layer.bias, stage.layer.outputs});
         }
         labels_.resize(batch);
+        teacher_.resize(batch);
+        spare_.resize(2 * network_.classes());
         weights_.resize(of.stride);
     }
 
@@ -55,8 +57,9 @@ private:
     const long part_;
     Network network_;
     std::vector<std::pair<long, long>> spans_;
-    Floats weights_;
+    Floats weights_, spare_;
     std::vector<int64_t> labels_, order_;
+    std::vector<const float*> teacher_;
 
     Score step(long client, const int64_t* chosen, long batch) {
         Score score;
@@ -65,10 +68,14 @@ private:
             for (long b = 0; b < part; ++b) {
                 network_.take(b, job_.x[client] + chosen[begin + b] * network_.example_size());
                 labels_[b] = job_.y[client][chosen[begin + b]];
+                if (job_.teacher) teacher_[b] = job_.teacher[client] + chosen[begin + b] * network_.classes();
             }
             network_.forward(weights_.data(), part, begin == 0, Ranges::MOVE);
             score += compare(network_.logits(), labels_.data(), part, network_.classes(), batch,
                              network_.gradient());
+            if (job_.teacher)
+                teach(network_.logits(), teacher_.data(), part, network_.classes(), batch,
+                      job_.settings.distill_alpha, job_.settings.temperature, spare_.data(), network_.gradient());
             network_.backward(begin + part == batch, [&](long at, const float* gradient, long count) {
                 descent_.learn(at, gradient, count);
             });
