@@ -18,15 +18,22 @@ Masks = Mapping[
 ]  # pruning masks: True where a weight is live; only pruned tensors appear
 Metrics = Mapping[str, float]
 
-STATISTIC_SUFFIX = ".act_range"
+RANGE_SUFFIX = ".act_range"
+STATISTIC_SUFFIXES = (RANGE_SUFFIX, ".running_mean", ".running_var")
 
 
 def is_statistic(name: str) -> bool:
     """Whether a tensor is measured rather than learned: averaged, never pruned, penalised or optimised.
 
-    Today these are the activation ranges of int8-aware training: float32, shape (2,), [min, max].
+    These are the activation ranges of int8-aware training, and BatchNorm's running mean and variance: float32,
+    shape (channels,).
     """
-    return name.endswith(STATISTIC_SUFFIX)
+    return name.endswith(STATISTIC_SUFFIXES)
+
+
+def is_range(name: str) -> bool:
+    """Whether a tensor is an activation range, which a model at 32 bits does not have: (2,), [min, max]."""
+    return name.endswith(RANGE_SUFFIX)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from fedlite.errors import SettingsError
 from fedlite.models.bridge import layout, load_params
 from fedlite.models.registry import ModelSpec, build, skeleton, spec_of
 from fedlite.tensors import check_like
-from fedlite.types import Array, Params, is_statistic
+from fedlite.types import Array, Params, is_range
 
 FORMAT = "fedlite.int8.v1"
 BATCH = 256  # examples at a time
@@ -135,7 +135,7 @@ def to_integer(model: nn.Module, params: Params) -> IntegerModel:
             if not layer.act_range.any():
                 raise SettingsError(f"layer {name!r} has no activation range; train with bits = 8 first")
             tensors |= {f"{name}.{part}": value for part, value in _integers(layer).items()}
-    rest = {n: v for n, v in params.items() if n not in tensors and not is_statistic(n)}
+    rest = {n: v for n, v in params.items() if n not in tensors and not is_range(n)}
     return IntegerModel(spec_of(model), tensors | rest)
 
 

@@ -46,14 +46,17 @@ def initial_params(model: nn.Module, seed: int) -> dict[str, Array]:
 
     Uniform(±1/√fan_in) for linear, convolution and recurrent layers (LeCun et al. 1998, "Efficient BackProp",
     §4.6, by range rather than deviation; PyTorch's default), N(0, 1) for embeddings, 1 and 0 for norms;
-    statistics are 0. SettingsError for a layer without a rule.
+    statistics are 0, but variances 1. SettingsError for a layer without a rule.
     """
     fresh = {
         _join(path, name): _initial(layer, name, tuple(value.shape), seed, _join(path, name))
         for path, layer in model.named_modules()
         for name, value in layer.named_parameters(recurse=False)
     }
-    statistics = {name: np.zeros(value.shape, np.float32) for name, value in model.named_buffers()}
+    statistics = {
+        name: np.full(value.shape, name.endswith(".running_var"), np.float32)
+        for name, value in model.named_buffers()
+    }
     return {name: fresh[name] if name in fresh else statistics[name] for name in model.state_dict()}
 
 
@@ -74,7 +77,7 @@ def _initial(layer: nn.Module, name: str, shape: tuple[int, ...], seed: int, pat
             bound = float(layer.hidden_size) ** -0.5
         case nn.Embedding():
             return random.standard_normal(shape).astype(np.float32)
-        case nn.GroupNorm() | nn.LayerNorm():
+        case nn.GroupNorm() | nn.LayerNorm() | nn.BatchNorm2d():
             return np.full(shape, name == "weight", np.float32)
         case _:
             raise SettingsError(f"no initial values are defined for {type(layer).__name__} ({path!r})")

@@ -19,6 +19,7 @@ from torch import nn
 
 from fedlite.errors import SettingsError
 from fedlite.models.factors import FACTORED, factor
+from fedlite.models.norms import BatchNorm
 
 Change = tuple[str, str, tuple[int, ...]]
 
@@ -27,7 +28,7 @@ _SIZES: dict[type[nn.Module], tuple[str, ...]] = {  # what a size change holds, 
     nn.Conv1d: ("out_channels", "in_channels", "groups"),
     nn.Conv2d: ("out_channels", "in_channels", "groups"),
     nn.GroupNorm: ("num_channels", "num_groups"),
-    nn.BatchNorm2d: ("num_features",),
+    BatchNorm: ("num_features",),
 }
 KINDS = ("size", *FACTORED)
 MOST = 10_000  # changes of one model: more than any has layers
@@ -109,14 +110,8 @@ def _group_norm(layer: nn.GroupNorm, channels: int, groups: int) -> nn.Module:
     return nn.GroupNorm(groups, channels, eps=layer.eps, affine=layer.affine)
 
 
-def _batch_norm(layer: nn.BatchNorm2d, channels: int) -> nn.Module:
-    return type(layer)(
-        channels,
-        layer.eps,
-        layer.momentum,
-        affine=layer.affine,
-        track_running_stats=layer.track_running_stats,
-    )
+def _batch_norm(layer: BatchNorm, channels: int) -> nn.Module:
+    return BatchNorm(channels, layer.stats)
 
 
 _MAKERS: dict[type[nn.Module], Callable[..., Any]] = {
@@ -124,5 +119,5 @@ _MAKERS: dict[type[nn.Module], Callable[..., Any]] = {
     nn.Conv1d: _convolution,
     nn.Conv2d: _convolution,
     nn.GroupNorm: _group_norm,
-    nn.BatchNorm2d: _batch_norm,
+    BatchNorm: _batch_norm,
 }

@@ -1,7 +1,14 @@
-"""MobileNetV2 with a width multiplier, GroupNorm in place of BatchNorm. (Sandler et al. 2018, Table 2)"""
+"""MobileNetV2 with a width multiplier, GroupNorm in place of BatchNorm. (Sandler et al. 2018, Table 2)
+
+Ours and not torchvision's, whose layers have other names for each width and norm and which a device without
+torchvision could not build; the parameter counts are the same. For the norms see fedlite.models.norms.
+"""
+
+from functools import partial
 
 from torch import Tensor, nn
 
+from fedlite.models.norms import convolution
 from fedlite.models.shapes import check_image
 
 # expansion t, channels c, repeats n, stride s of the first of them: Table 2's bottleneck rows
@@ -22,21 +29,18 @@ def _scaled(channels: int, width: float) -> int:
     return scaled + 8 if scaled < 0.9 * channels * width else scaled
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """A convolution and its norm. Channels are multiples of 8, in groups of 8 or more: 8 groups at most."""
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return [convolution, nn.GroupNorm(max(1, min(8, outputs // 8)), outputs)]
-
-
 class _Bottleneck(nn.Module):
     """Expand, filter each channel, project linearly; a shortcut where shapes agree. (Table 1, Fig. 3b)"""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, expansion: int, norm: str, batch_stats: str
+    ) -> None:
         super().__init__()
+        conv = partial(convolution, norm=norm, batch_stats=batch_stats)
         inner = inputs * expansion
-        expand = [*_conv(inputs, inner), nn.ReLU6()] if expansion > 1 else []
-        depthwise = [*_conv(inner, inner, 3, stride, groups=inner), nn.ReLU6()]
-        self.body = nn.Sequential(*expand, *depthwise, *_conv(inner, outputs))
+        expand = [*conv(inputs, inner), nn.ReLU6()] if expansion > 1 else []
+        depthwise = [*conv(inner, inner, 3, stride, groups=inner), nn.ReLU6()]
+        self.body = nn.Sequential(*expand, *depthwise, *conv(inner, outputs))
         self.shortcut = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,19 +61,22 @@ class MobileNetV2(nn.Module):
         num_classes: int = 1000,
         width: float = 1.0,
         stem_stride: int = 2,
+        norm: str = "group",
+        batch_stats: str = "averaged",
     ) -> None:
         super().__init__()
         check_image(input_shape)
+        conv = partial(convolution, norm=norm, batch_stats=batch_stats)
         channels = _scaled(32, width)
-        layers = [*_conv(input_shape[0], channels, 3, stem_stride), nn.ReLU6()]
+        layers = [*conv(input_shape[0], channels, 3, stem_stride), nn.ReLU6()]
         for expansion, base, repeats, table_stride in _STAGES:
             outputs = _scaled(base, width)
             first = stem_stride if base == 24 else table_stride
             for stride in [first] + [1] * (repeats - 1):
-                layers.append(_Bottleneck(channels, outputs, stride, expansion))
+                layers.append(_Bottleneck(channels, outputs, stride, expansion, norm, batch_stats))
                 channels = outputs
         last = _scaled(1280, max(1.0, width))
-        self.features = nn.Sequential(*layers, *_conv(channels, last), nn.ReLU6())
+        self.features = nn.Sequential(*layers, *conv(channels, last), nn.ReLU6())
         self.output = nn.Linear(last, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
