@@ -42,7 +42,7 @@ def share(client: int) -> Samples | Picked:
     From SHARED on, they have the samples of 0 and up, as places in arrays that they share.
     """
     if client == APART:
-        x, y, places = picked(SHARED + 1)
+        x, y, places, _ = picked(SHARED + 1)
         return Picked(x, y, np.stack([places, places * 0], axis=1)[:, 0])
     if client >= SHARED or client in (OUTSIDE, BEFORE):
         return picked(client)
