@@ -6,12 +6,15 @@ Weights, gradients and the optimizer's state are name → tensor, given as argum
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from fedlite.errors import DataError, SettingsError
 from fedlite.train_settings import TrainSettings
+from fedlite.types import Array
 
 Tensors = dict[str, Tensor]
 
@@ -67,6 +70,25 @@ def soft_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """
     log_p, log_q = (F.log_softmax(each / temperature, -1) for each in (teacher, logits))
     return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+
+
+def soft_of(teacher: Array | None, settings: TrainSettings) -> Soft | None:
+    """The teacher's logits for all examples, (n, classes), and their weight; None where the labels are all.
+
+    SettingsError for a teacher that is missing, DataError for logits of another form or not finite.
+    """
+    if settings.distill_alpha == 1:
+        return None
+    if teacher is None:
+        raise SettingsError(
+            f"distill_alpha is {settings.distill_alpha}, so a teacher is needed",
+            remedy="give the teacher's logits for every example, or leave distill_alpha 1",
+        )
+    if teacher.ndim != 2:
+        raise DataError(f"a teacher's logits are (examples, classes), not {teacher.shape}")
+    if not np.isfinite(teacher).all():
+        raise DataError("the teacher's logits hold NaN or infinity")
+    return Soft(torch.tensor(teacher, dtype=torch.float32), settings.distill_alpha, settings.temperature)
 
 
 def begin(learned: Tensors, settings: TrainSettings) -> Moments:

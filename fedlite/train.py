@@ -18,7 +18,7 @@ from fedlite.compress import quantize
 from fedlite.errors import DataError, SettingsError
 from fedlite.models.bridge import layout
 from fedlite.seeds import generator
-from fedlite.step import Soft, Tensors, begin, descend, objective
+from fedlite.step import Soft, Tensors, begin, descend, objective, soft_of
 from fedlite.tensors import apply_masks, check_like
 from fedlite.train_settings import TrainSettings
 from fedlite.types import Array, Masks, Params, is_statistic
@@ -30,6 +30,7 @@ __all__ = [
     "check_device",
     "evaluate",
     "local_train",
+    "logits",
     "predict",
     "train_with",
 ]
@@ -93,7 +94,7 @@ def train_with(
     It is left in training mode. What copying a model costs is a tenth of a small client's time.
     """
     weights = _weights(net, params, settings.bits, masks, device)
-    data = _Data(x, y, device, _soft_of(teacher, settings))
+    data = _Data(x, y, device, soft_of(teacher, settings))
     if device != "cpu" or data.y.min() < 0 or data.soft:  # the first step would not tell, or not in time
         _check_fit(net.eval(), weights, data)
     net.train()
@@ -166,19 +167,31 @@ def predict(
     batch_size: int = 512,
 ) -> NDArray[np.int64]:
     """The likeliest class of each sample of x, shape (n,), computed at `bits`; raises as `local_train`."""
+    found = logits(model, params, x, bits=bits, masks=masks, device=device, batch_size=batch_size)
+    return np.asarray(found.argmax(-1), np.int64)
+
+
+def logits(
+    model: nn.Module,
+    params: Params,
+    x: NDArray[Any],
+    *,
+    bits: int = 32,
+    masks: Masks | None = None,
+    device: str = "cpu",
+    batch_size: int = 512,
+) -> Array:
+    """What the model says of each sample of x, (n, classes), computed at `bits`; raises as `local_train`."""
     check_device(device)
     net = quantize.at(model, bits)
     weights = _weights(net, params, bits, masks, device)
     net.eval()
     with torch.no_grad():
         found = [
-            functional_call(net, weights, (torch.as_tensor(x[chosen], device=device),))
-            .argmax(-1)
-            .cpu()
-            .numpy()
+            functional_call(net, weights, (torch.as_tensor(x[chosen], device=device),)).cpu().numpy()
             for chosen in batches(len(x), batch_size)
         ]
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    return np.concatenate(found) if found else np.zeros((0, 1), np.float32)
 
 
 def batches(
@@ -214,22 +227,6 @@ class _Data:
         x, y = torch.from_numpy(self.x[chosen]), torch.from_numpy(self.y[chosen])
         soft = self.soft and self.soft._replace(logits=self.soft.logits[chosen].to(self.device))
         return x.to(self.device), y.to(self.device, torch.int64), soft
-
-
-def _soft_of(teacher: Array | None, settings: TrainSettings) -> Soft | None:
-    """The teacher's part of the loss, or None where the labels are all of it."""
-    if settings.distill_alpha == 1:
-        return None
-    if teacher is None:
-        raise SettingsError(
-            f"distill_alpha is {settings.distill_alpha}, so a teacher is needed",
-            remedy="give the teacher's logits for every example, or leave distill_alpha 1",
-        )
-    if teacher.ndim != 2:
-        raise DataError(f"a teacher's logits are (examples, classes), not {teacher.shape}")
-    if not np.isfinite(teacher).all():
-        raise DataError("the teacher's logits hold NaN or infinity")
-    return Soft(torch.tensor(teacher, dtype=torch.float32), settings.distill_alpha, settings.temperature)
 
 
 def _weights(net: nn.Module, params: Params, bits: int, masks: Masks | None, device: str) -> Tensors:

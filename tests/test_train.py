@@ -445,7 +445,7 @@ def test_a_cohort_in_one_vmap_is_each_client_alone(bits: int, taught: bool) -> N
         ("weight_decay", -1e-9),
         ("proximal_mu", float("inf")),
         ("clip_norm", -1.0),
-        ("bits", 4),
+        ("bits", 1),
         ("distill_alpha", 1.1),
         ("distill_alpha", float("nan")),
         ("temperature", 0.0),

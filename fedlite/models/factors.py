@@ -11,7 +11,7 @@ Sources: Denton et al. 2014, "Exploiting Linear Structure Within Convolutional N
 "FedPara" (ICLR), Proposition 1 and equation 3.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,5 +95,6 @@ def _make(layer: nn.Module, rows: int, columns: int, rank: int, bias: bool) -> N
 
 
 def _weight(layer: nn.Module) -> Tensor:
-    x1, y1, x2, y2 = (layer.get_parameter(name) for name in ("x1", "y1", "x2", "y2"))
+    # getattr: under functional_call they are tensors, which get_parameter refuses
+    x1, y1, x2, y2 = (cast(Tensor, getattr(layer, name)) for name in ("x1", "y1", "x2", "y2"))
     return (x1 @ y1.T) * (x2 @ y2.T)
