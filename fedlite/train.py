@@ -17,11 +17,12 @@ from torch.func import functional_call
 from fedlite.compress import quantize
 from fedlite.errors import DataError, SettingsError
 from fedlite.models.bridge import layout
+from fedlite.models.norms import local_statistics, measured
 from fedlite.seeds import generator
 from fedlite.step import Soft, Tensors, begin, descend, objective, soft_of
 from fedlite.tensors import apply_masks, check_like
 from fedlite.train_settings import TrainSettings
-from fedlite.types import Array, Masks, Params, is_statistic
+from fedlite.types import Array, Masks, Params, is_range, is_statistic
 
 __all__ = [
     "TrainResult",
@@ -33,6 +34,7 @@ __all__ = [
     "logits",
     "predict",
     "train_with",
+    "with_stats_of",
 ]
 
 
@@ -116,7 +118,8 @@ def train_with(
             loss_sum, right = loss_sum + loss * len(chosen), right + hits
             with torch.no_grad():
                 learned, moments = descend(learned, gradients, moments, settings, anchor, live)
-    done = learned | statistics
+    kept = local_statistics(net)
+    done = {name: value for name, value in (learned | statistics).items() if name not in kept}
     trained = {name: _array(done[name]) if name in done else value.copy() for name, value in params.items()}
     return TrainResult(trained, loss_sum / len(data), right / len(data), len(data))
 
@@ -148,6 +151,8 @@ def evaluate(
     weights = _weights(net, params, bits, masks, device)
     data = _Data(x, y, device)
     _check_fit(net.eval(), weights, data)
+    if local_statistics(net):
+        weights = measured(net, weights, _parts(x, batch_size, device))
     loss_sum, right = 0.0, 0
     with torch.no_grad():
         for chosen in batches(len(data), batch_size):
@@ -185,13 +190,26 @@ def logits(
     check_device(device)
     net = quantize.at(model, bits)
     weights = _weights(net, params, bits, masks, device)
+    if local_statistics(net):
+        weights = measured(net, weights, _parts(x, batch_size, device))
     net.eval()
     with torch.no_grad():
         found = [
-            functional_call(net, weights, (torch.as_tensor(x[chosen], device=device),)).cpu().numpy()
-            for chosen in batches(len(x), batch_size)
+            functional_call(net, weights, (part,)).cpu().numpy() for part in _parts(x, batch_size, device)
         ]
     return np.concatenate(found) if found else np.zeros((0, 1), np.float32)
+
+
+def with_stats_of(
+    model: nn.Module, params: Params, x: NDArray[Any], *, bits: int = 32, batch_size: int = 512
+) -> dict[str, Array]:
+    """`params` with BatchNorm's statistics measured on x: what a model with local ones is deployed with.
+
+    UpdateError if params do not fit the model.
+    """
+    net = quantize.at(model, bits)
+    done = measured(net, _weights(net, params, bits, None, "cpu"), _parts(x, batch_size, "cpu"))
+    return {name: _array(done[name]) if name in done else value.copy() for name, value in params.items()}
 
 
 def batches(
@@ -206,6 +224,11 @@ def batches(
         order = generator(seed, "batches", epoch).permutation(count)
     for start in range(0, count, batch_size or count):
         yield order[start : start + (batch_size or count)]
+
+
+def _parts(x: NDArray[Any], batch_size: int, device: str) -> Iterator[Tensor]:
+    """All examples in order, batch by batch."""
+    return (torch.as_tensor(x[chosen], device=device) for chosen in batches(len(x), batch_size))
 
 
 class _Data:
@@ -230,9 +253,9 @@ class _Data:
 
 
 def _weights(net: nn.Module, params: Params, bits: int, masks: Masks | None, device: str) -> Tensors:
-    """The tensors that `net` computes with; at 32 bits statistics are left out."""
+    """The tensors that `net` computes with; at 32 bits activation ranges are left out."""
     if bits == 32:
-        params = {name: value for name, value in params.items() if not is_statistic(name)}
+        params = {name: value for name, value in params.items() if not is_range(name)}
     check_like(params, layout(net), "params")
     params = apply_masks(params, masks or {})
     return {name: torch.tensor(value, device=device) for name, value in params.items()}

@@ -14,6 +14,10 @@ from fedlite.seeds import generator
 from fedlite.tensors import check_finite, check_like
 from fedlite.types import Array, Params
 
+HE = (
+    6**0.5
+)  # a layer's `spread`: variance 2/fan_in, as ReLU without norms wants (He et al. 2015, equation 10)
+
 
 def params_of(module: nn.Module) -> dict[str, Array]:
     """A copy of all weights and statistics, in the module's own order (that of `state_dict`)."""
@@ -45,8 +49,9 @@ def initial_params(model: nn.Module, seed: int) -> dict[str, Array]:
     """Fresh weights for `model`, which itself is left alone; the same seed gives the same bytes.
 
     Uniform(±1/√fan_in) for linear, convolution and recurrent layers (LeCun et al. 1998, "Efficient BackProp",
-    §4.6, by range rather than deviation; PyTorch's default), N(0, 1) for embeddings, 1 and 0 for norms;
-    statistics are 0, but variances 1. SettingsError for a layer without a rule.
+    §4.6, by range rather than deviation; PyTorch's default), times the layer's `spread` if it has one; N(0, 1)
+    for embeddings, 1 and 0 for norms; statistics are 0, but variances 1. SettingsError for a layer without a
+    rule.
     """
     fresh = {
         _join(path, name): _initial(layer, name, tuple(value.shape), seed, _join(path, name))
@@ -64,7 +69,7 @@ def _initial(layer: nn.Module, name: str, shape: tuple[int, ...], seed: int, pat
     random = generator(seed, "init", path)
     match layer:
         case nn.Linear() | nn.Conv1d() | nn.Conv2d():
-            bound = float(layer.weight[0].numel()) ** -0.5
+            bound = float(layer.weight[0].numel()) ** -0.5 * getattr(layer, "spread", 1.0)
         case HadamardLinear() | HadamardConv2d():  # (FedPara §B.1: He et al. 2015's variance for the product)
             columns, rank = layer.get_parameter("y1").shape
             if name == "bias":

@@ -9,7 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from fedlite.models.norms import convolution
-from fedlite.models.shapes import check_image
+from fedlite.models.shapes import check_image, scaled
 
 # expansion t, channels c, repeats n, stride s of the first of them: Table 2's bottleneck rows
 _STAGES = (
@@ -21,12 +21,6 @@ _STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-
-
-def _scaled(channels: int, width: float) -> int:
-    """Channels × width to the nearest multiple of 8, at least 8, never 10 % below. (authors' code)"""
-    scaled = max(8, int(channels * width + 4) // 8 * 8)
-    return scaled + 8 if scaled < 0.9 * channels * width else scaled
 
 
 class _Bottleneck(nn.Module):
@@ -67,15 +61,15 @@ class MobileNetV2(nn.Module):
         super().__init__()
         check_image(input_shape)
         conv = partial(convolution, norm=norm, batch_stats=batch_stats)
-        channels = _scaled(32, width)
+        channels = scaled(32, width)
         layers = [*conv(input_shape[0], channels, 3, stem_stride), nn.ReLU6()]
         for expansion, base, repeats, table_stride in _STAGES:
-            outputs = _scaled(base, width)
+            outputs = scaled(base, width)
             first = stem_stride if base == 24 else table_stride
             for stride in [first] + [1] * (repeats - 1):
                 layers.append(_Bottleneck(channels, outputs, stride, expansion, norm, batch_stats))
                 channels = outputs
-        last = _scaled(1280, max(1.0, width))
+        last = scaled(1280, max(1.0, width))
         self.features = nn.Sequential(*layers, *conv(channels, last), nn.ReLU6())
         self.output = nn.Linear(last, num_classes)
 

@@ -18,19 +18,24 @@ their statistics (Li et al. 2021, "FedBN", §3). `batch_stats` says what becomes
 
 `local` is SiloBN's policy (Andreux et al. 2020, §3: weight and bias are shared, statistics are not), and its rule
 for data of a new place: measure them there, without labels. A device keeps nothing between rounds. What is folded
-or exported needs them measured once: `fedlite.train.with_local_stats`.
+or exported needs them measured once: `fedlite.train.with_stats_of`.
 
 A training batch of one value per channel has no variance: it is normalised by the running statistics, or gives the
 layer's bias where there are none. `.num_batches_tracked` is left out: models hold float32 alone, momentum is fixed.
 """
 
+from collections.abc import Iterable
+
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from fedlite.errors import SettingsError
 
 NORMS = ("group", "batch", "none")
 BATCH_STATS = ("averaged", "local", "none")
+MOMENTUM = 0.1  # running ← 0.9 · running + 0.1 · batch, PyTorch's
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -40,7 +45,7 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     def __init__(self, channels: int, stats: str = "averaged") -> None:
-        super().__init__(channels, track_running_stats=stats != "none")
+        super().__init__(channels, momentum=MOMENTUM, track_running_stats=stats != "none")
         self.stats = stats
         self.num_batches_tracked = None
 
@@ -65,11 +70,16 @@ def convolution(
     stride: int = 1,
     groups: int = 1,
     *,
+    padding: int | None = None,
     norm: str = "group",
     batch_stats: str = "averaged",
 ) -> list[nn.Module]:
-    """A convolution that keeps height and width at stride 1, and its norm. SettingsError for an unknown word."""
-    layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=norm == "none")
+    """A convolution and its norm; unless `padding` says otherwise, stride 1 keeps height and width.
+
+    SettingsError for an unknown word.
+    """
+    around = kernel // 2 if padding is None else padding
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, around, groups=groups, bias=norm == "none")
     return [layer, norm_of(outputs, norm, batch_stats)]
 
 
@@ -89,6 +99,56 @@ def groups_for(channels: int) -> int:
     return next(each for each in range(max(1, min(8, channels // 8)), 0, -1) if channels % each == 0)
 
 
-def is_local(net: nn.Module) -> bool:
-    """Whether the model's BatchNorm statistics belong to whoever's data it sees."""
-    return any(isinstance(each, BatchNorm) and each.stats == "local" for each in net.modules())
+def local_statistics(net: nn.Module) -> set[str]:
+    """The statistics, by name, that belong to whoever's data the model sees."""
+    return {
+        f"{name}.{part}"
+        for name, layer in net.named_modules()
+        if isinstance(layer, BatchNorm) and layer.stats == "local"
+        for part in ("running_mean", "running_var")
+    }
+
+
+def measured(net: nn.Module, weights: dict[str, Tensor], batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """`weights` with BatchNorm's statistics measured over batches, each normalised by itself on the way through.
+
+    Means and variances are those of all batches together, weighted by size. `net` is left in evaluation mode. No
+    batch that has a variance leaves the statistics as they were.
+    """
+    net.eval()
+    norms = {name: layer for name, layer in net.named_modules() if isinstance(layer, BatchNorm)}
+    total: dict[str, Tensor] = {}
+    seen = 0
+    try:
+        for layer in norms.values():
+            layer.train().momentum = 1.0
+        for x in batches:
+            moved = dict(weights)
+            with torch.no_grad():
+                functional_call(net, moved, (x,))
+            seen += len(x)
+            for name, value in _moments(norms, moved).items():
+                total[name] = total.get(name, torch.zeros_like(value)) + len(x) * value
+    finally:
+        for layer in norms.values():
+            layer.eval().momentum = MOMENTUM
+    return weights | _statistics({name: value / seen for name, value in total.items()})
+
+
+def _moments(norms: dict[str, BatchNorm], moved: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mean, and mean of squares under the variance's name: what adds up over batches."""
+    found: dict[str, Tensor] = {}
+    for name in norms:
+        if f"{name}.running_mean" in moved:
+            mean, var = (moved[f"{name}.running_{part}"].double() for part in ("mean", "var"))
+            found |= {f"{name}.running_mean": mean, f"{name}.running_var": var + mean.square()}
+    return found
+
+
+def _statistics(moments: dict[str, Tensor]) -> dict[str, Tensor]:
+    means = {name: value for name, value in moments.items() if name.endswith("_mean")}
+    found = {name: value.float() for name, value in means.items()}
+    for name, mean in means.items():
+        var = name.removesuffix("_mean") + "_var"
+        found[var] = (moments[var] - mean.square()).clamp(min=0).float()
+    return found

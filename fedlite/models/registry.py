@@ -19,7 +19,12 @@ from fedlite.models.mcmahan import Cnn, TwoNn
 from fedlite.models.mobilenet_v2 import MobileNetV2
 from fedlite.models.plain import Mlp, PooledCnn
 from fedlite.models.sensor import SensorCnn
+from fedlite.models.shufflenet_v2 import ShuffleNetV2
+from fedlite.models.slim_resnet import SlimResNet
 from fedlite.models.small import Linear, SmallCnn
+from fedlite.models.squeezenet import SqueezeNet
+from fedlite.models.text_rnn import TextGru, TextLstm
+from fedlite.models.text_transformer import TextTransformer
 
 Option = int | float | str | tuple[int, ...]
 MAX_PARAMETERS = 2**28  # 1 GiB of float32: far above any model for these devices, far below harm
@@ -36,6 +41,12 @@ _FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "sensor_cnn": SensorCnn,
     "char_lstm": CharLstm,
     "mobilenet_v2": MobileNetV2,
+    "shufflenet_v2": ShuffleNetV2,
+    "squeezenet": SqueezeNet,
+    "slim_resnet": SlimResNet,
+    "text_gru": TextGru,
+    "text_lstm": TextLstm,
+    "text_transformer": TextTransformer,
 }
 NAMES = tuple(_FAMILIES)
 

@@ -21,3 +21,9 @@ def flat_size(features: nn.Module, input_shape: tuple[int, ...]) -> int:
     """How many values `features` makes of one example; free on the meta device, where models are laid out."""
     with torch.no_grad():
         return int(features(torch.empty(1, *input_shape)).numel())
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels × width to the nearest multiple of 8, at least 8, never 10 % below. (MobileNetV2, authors' code)"""
+    nearest = max(8, int(channels * width + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * channels * width else nearest
