@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedlite.data.base import Dataset, Stored
+from fedlite.data.messages import sms_spam
 from fedlite.data.sensors import motionsense
 from fedlite.data.text import shakespeare
 from fedlite.data.vision import digits, from_npz, from_torchvision
@@ -13,7 +14,15 @@ from fedlite.errors import DataError
 __all__ = ["KEY_NAMES", "NAMES", "Dataset", "Split", "load", "load_stored"]
 
 Split = Literal["train", "test"]
-NAMES: tuple[str, ...] = ("digits", "mnist", "fashion_mnist", "motionsense", "shakespeare", "cifar10")
+NAMES: tuple[str, ...] = (
+    "digits",
+    "mnist",
+    "fashion_mnist",
+    "motionsense",
+    "shakespeare",
+    "sms_spam",
+    "cifar10",
+)
 KEY_NAMES = {"mnist": "writer", "motionsense": "subject", "shakespeare": "role"}  # what a natural key is
 
 CACHE = Path("~/.cache/fedlite")  # where torchvision downloads to when no folder is named
@@ -30,6 +39,7 @@ def load(name: str, split: Split, data_dir: Path | None = None) -> Dataset:
     | cifar10 | (n, 3, 32, 32), 0 … 1 | cifar10/cifar10.npz | 50,000 / 10,000 | 10 | |
     | motionsense | (n, 9, 128), standard | motionsense/motionsense_w128.npz | 8,661 / 2,193 | 6 | subject |
     | shakespeare | (n, 80), indices | shakespeare/tinyshakespeare.txt.gz | 10,125 / 2,437 | 65 | role |
+    | sms_spam | (n, 48), tokens | sms_spam/SMSSpamCollection.tsv.gz | 4,460 / 1,114 | 2 | |
 
     The file is looked for under `data_dir`, else under $FEDLITE_DATA; the three image sets that torchvision
     knows are then read or downloaded by it into that folder (else ~/.cache/fedlite), without writers.
@@ -51,6 +61,8 @@ def load_stored(name: str, split: Split, data_dir: Path | None = None) -> Stored
         return motionsense(_file(folder, "motionsense/motionsense_w128.npz"), split)
     if name == "shakespeare":
         return shakespeare(_file(folder, "shakespeare/tinyshakespeare.txt.gz"), split)
+    if name == "sms_spam":
+        return sms_spam(_file(folder, "sms_spam/SMSSpamCollection.tsv.gz"), split)
     if folder is not None and (path := folder / name / f"{name}.npz").is_file():
         return from_npz(name, split, path)
     return from_torchvision(name, split, folder or CACHE.expanduser())

@@ -56,6 +56,7 @@ _DEFAULTS: dict[str, tuple[str, dict[str, Option]]] = {
     "fashion_mnist": ("cnn", {}),
     "motionsense": ("sensor_cnn", {}),
     "shakespeare": ("char_lstm", {}),
+    "sms_spam": ("text_gru", {}),
     "cifar10": (
         "mobilenet_v2",
         {"input_shape": (3, 32, 32), "num_classes": 10, "width": 0.5, "stem_stride": 1},
