@@ -6,6 +6,8 @@ from typing import Literal
 
 from fedlite.errors import SettingsError
 
+BITS = (*range(2, 9), 32)  # of weights: 32 is float32, the others train integer-aware
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -19,7 +21,7 @@ class TrainSettings:
     weight_decay: float = 0.0  # added to the gradient as weight_decay · w, after clipping
     proximal_mu: float = 0.0  # FedProx: mu/2 · ‖w − w_t‖² on top of the loss (Li et al. 2020, eq. 2)
     clip_norm: float = 0.0  # longest gradient, L2 over all tensors, the penalty's included; 0 is off
-    bits: int = 32  # 8 trains int8-aware
+    bits: int = 32  # of weights; 2 to 8 train integer-aware, with inputs rounded to 8 bits
     distill_alpha: float = 1.0  # weight of the labels' loss, in [0, 1]; what is left of 1 is the teacher's
     temperature: float = 1.0  # T > 0 that softens teacher and student (Hinton et al. 2015, §2)
 
@@ -34,7 +36,7 @@ class TrainSettings:
         for name in ("weight_decay", "proximal_mu", "clip_norm"):
             value = getattr(self, name)
             _require(name, value, 0 <= value < math.inf, "≥ 0")
-        _require("bits", self.bits, self.bits in (8, 32), "32 (float32) or 8 (int8-aware)")
+        _require("bits", self.bits, self.bits in BITS, "32 (float32) or 2 to 8 (integer-aware)")
         share = 0 <= self.distill_alpha <= 1
         _require("distill_alpha", self.distill_alpha, share, "in [0, 1]; 1 is no teacher")
         _require("temperature", self.temperature, 0 < self.temperature < math.inf, "> 0")

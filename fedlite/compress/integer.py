@@ -1,11 +1,12 @@
-"""The int8 model as deployed: integer layers, float glue.
+"""The integer model as deployed: integer layers, float glue.
 
 Every Linear, Conv1d and Conv2d multiplies and adds whole numbers exactly: uint8 input less its zero point, int8
-weight, int32 bias and accumulator (Jacob et al. 2018, §2.2 and §2.4). Between layers the numbers are float32, for
-what is not such a layer: norms, activations, pooling, shortcuts, LSTM and Embedding, whose weights stay float32.
-The arithmetic is that of an int8 runtime; the speed is not, since the whole numbers are held in float64.
+weight (or of fewer bits), int32 bias and accumulator (Jacob et al. 2018, §2.2 and §2.4). Between layers the numbers
+are float32, for what is not such a layer: norms, activations, pooling, shortcuts, LSTM and Embedding, whose weights
+stay float32. The arithmetic is that of an int8 runtime; the speed is not, since the whole numbers are held in float64.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,14 +21,15 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlite.compress import quantize
-from fedlite.errors import SettingsError
+from fedlite.compress import affine, quantize
+from fedlite.errors import CodecError, SettingsError
 from fedlite.models.bridge import layout, load_params
 from fedlite.models.registry import ModelSpec, build, skeleton, spec_of
 from fedlite.tensors import check_like
 from fedlite.types import Array, Params, is_range
 
 FORMAT = "fedlite.int8.v1"
+FORMATS = {FORMAT: 8} | {f"fedlite.int{bits}.v1": bits for bits in range(2, 8)}  # name → bits of a weight
 BATCH = 256  # examples at a time
 
 Plain = nn.Linear | nn.Conv1d | nn.Conv2d
@@ -38,7 +40,7 @@ Tensors = Mapping[str, NDArray[Any]]
 class IntegerModel:
     """The model's spec, and its tensors by name: for each integer layer
 
-    | `<layer>.weight` | int8, the float layer's shape | −127 … 127 |
+    | `<layer>.weight` | int8, the float layer's shape | −127 … 127; −7 … 7 when bits is 4, and so on |
     | `<layer>.bias` | int32 (channels,), if the float layer has one | in steps of act_scale · weight_scale |
     | `<layer>.weight_scale` | float32 (channels,) | > 0 |
     | `<layer>.act_scale` | float32 (1,) | > 0 |
@@ -50,10 +52,11 @@ class IntegerModel:
 
     spec: ModelSpec
     tensors: Tensors
+    bits: int = 8  # of a weight, 2 to 8
 
     def __post_init__(self) -> None:
         """Check names, dtypes, shapes and ranges."""
-        _check(self.tensors, skeleton(self.spec))
+        _check(self.tensors, skeleton(self.spec), self.bits)
 
     @cached_property
     def network(self) -> nn.Module:
@@ -78,10 +81,14 @@ class IntegerModel:
     def save(self, path: Path) -> None:
         """One safetensors file that `load` needs nothing else for; the same model is the same bytes.
 
+        Below 8 bits weights are packed: uint8 (⌈count · bits / 8⌉,), each level plus the largest, low bits first.
         Its metadata are one entry, format → spec: safetensors writes several in an order that varies.
         """
         tensors = {name: np.ascontiguousarray(value) for name, value in self.tensors.items()}
-        save_file(tensors, path, metadata={FORMAT: self.spec.to_json()})
+        if self.bits < 8:
+            tensors |= {n: _packed(v, self.bits) for n, v in tensors.items() if v.dtype == np.int8}
+        name = next(name for name, bits in FORMATS.items() if bits == self.bits)
+        save_file(tensors, path, metadata={name: self.spec.to_json()})
 
     @staticmethod
     def load(path: Path) -> "IntegerModel":
@@ -89,14 +96,18 @@ class IntegerModel:
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-                if list(metadata) != [FORMAT]:
+                if len(metadata) != 1 or not set(metadata) <= set(FORMATS):
                     raise SettingsError(
                         f"{path} is not a {FORMAT} file; its metadata are {str(metadata)[:200]}"
                     )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         except (OSError, SafetensorError) as error:
             raise SettingsError(f"cannot read {path} as safetensors: {error}") from error
-        return IntegerModel(ModelSpec.from_json(metadata[FORMAT]), tensors)
+        [(name, text)] = metadata.items()
+        spec, bits = ModelSpec.from_json(text), FORMATS[name]
+        if bits < 8:
+            tensors |= _unpacked(tensors, spec, bits)
+        return IntegerModel(spec, tensors, bits)
 
 
 class IntegerLayer(nn.Module):
@@ -121,27 +132,30 @@ class IntegerLayer(nn.Module):
 
 
 def to_integer(model: nn.Module, params: Params) -> IntegerModel:
-    """The integer model of int8-aware trained `params`, as `params_of(prepare(model))` names them.
+    """The integer model of integer-aware trained `params`, as `params_of(prepare(model))` names them.
 
+    Weights have the bits that `model` rounds to, 8 where it is a float one.
     UpdateError if params do not fit the model; SettingsError if a layer has no activation range yet, or the model
     was not made by `build`.
     """
-    net = quantize.prepare(model)
+    net = copy.deepcopy(model) if quantize.is_prepared(model) else quantize.prepare(model)
     check_like(params, layout(net), "params")
     load_params(net, params)
     tensors: dict[str, NDArray[Any]] = {}
+    bits = 8
     for name, layer in net.named_modules():
         if isinstance(layer, quantize.Rounded):
             if not layer.act_range.any():
                 raise SettingsError(f"layer {name!r} has no activation range; train with bits = 8 first")
+            bits = layer.bits
             tensors |= {f"{name}.{part}": value for part, value in _integers(layer).items()}
     rest = {n: v for n, v in params.items() if n not in tensors and not is_range(n)}
-    return IntegerModel(spec_of(model), tensors | rest)
+    return IntegerModel(spec_of(model), tensors | rest, bits)
 
 
 def _integers(layer: quantize.Rounded) -> dict[str, NDArray[Any]]:
     inputs = quantize.activation_grid(layer.act_range)
-    weights = quantize.weight_grid(layer.weight, layer.bias, inputs.scale)
+    weights = layer.grid(inputs)
     parts = {
         "weight": quantize.to_steps(layer.weight.detach(), weights).to(torch.int8),
         "weight_scale": weights.scale.flatten(),
@@ -154,7 +168,27 @@ def _integers(layer: quantize.Rounded) -> dict[str, NDArray[Any]]:
     return {name: value.numpy() for name, value in parts.items()}
 
 
-def _check(tensors: Tensors, net: nn.Module) -> None:
+def _packed(weight: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Levels −L … L as 0 … 2L in `bits` bits each."""
+    return np.frombuffer(affine.pack(weight + np.int8(quantize.limit(bits)), bits), np.uint8)
+
+
+def _unpacked(tensors: Tensors, spec: ModelSpec, bits: int) -> dict[str, NDArray[Any]]:
+    """The int8 weights of a file of fewer bits; what is not packed is left for `_check` to refuse."""
+    weights = {}
+    for layer, like in _layers(skeleton(spec)).items():
+        packed = tensors.get(name := f"{layer}.weight")
+        if packed is None or packed.dtype != np.uint8 or packed.ndim != 1:
+            continue
+        try:
+            levels = affine.unpack(packed.tobytes(), bits, tuple(like.weight.shape))
+        except CodecError as error:
+            raise SettingsError(f"{name}: {error.args[0]}") from error
+        weights[name] = levels.astype(np.int8) - np.int8(quantize.limit(bits))
+    return weights
+
+
+def _check(tensors: Tensors, net: nn.Module, bits: int) -> None:
     """SettingsError unless `tensors` are what IntegerModel's docstring says, for the layers of `net`."""
     wanted: dict[str, tuple[Any, tuple[int, ...]]] = {
         n: (np.float32, v.shape) for n, v in layout(net).items()
@@ -175,13 +209,14 @@ def _check(tensors: Tensors, net: nn.Module) -> None:
         if not np.isfinite(value).all() or (name.endswith("_scale") and not (value > 0).all()):
             raise SettingsError(f"{name!r} holds a value that is not finite, or a scale that is not positive")
     for name in _layers(net):
-        _check_sums(name, _parts(tensors, name))
+        _check_sums(name, _parts(tensors, name), quantize.limit(bits))
 
 
-def _check_sums(name: str, parts: Tensors) -> None:
-    """The largest sum any input can give, plus the bias, fits int32."""
-    if (parts["weight"] < -quantize.LIMIT).any():
-        raise SettingsError(f"{name}.weight holds -128; symmetric weights begin at -{quantize.LIMIT}")
+def _check_sums(name: str, parts: Tensors, limit: int) -> None:
+    """Weights are on their grid, and the largest sum any input can give, plus the bias, fits int32."""
+    least, most = int(parts["weight"].min()), int(parts["weight"].max())
+    if least < -limit or most > limit:
+        raise SettingsError(f"{name}.weight holds {least} to {most}; weights here are -{limit} to {limit}")
     zero_point = int(parts["act_zero_point"][0])
     largest = np.abs(parts["weight"].astype(np.int64)).reshape(len(parts["weight"]), -1).sum(1)
     largest *= max(zero_point, quantize.LEVELS - zero_point)

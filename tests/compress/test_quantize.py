@@ -112,8 +112,8 @@ def test_prepare_adds_a_range_per_layer_and_is_undone() -> None:
     assert list(models.params_of(quantize.prepare(prepared))) == want
     assert list(models.params_of(quantize.at(prepared, 32))) == list(models.params_of(model))
     assert not quantize.is_prepared(model)
-    with pytest.raises(SettingsError, match="bits is 4"):
-        quantize.at(model, 4)
+    with pytest.raises(SettingsError, match="bits is 1"):
+        quantize.at(model, 1)
     with pytest.raises(SettingsError, match="no Linear"):
         quantize.prepare(nn.Sequential(nn.ReLU()))
 

@@ -250,6 +250,7 @@ def test_labels_of_any_integer_and_views_of_examples() -> None:
     ("model", "settings", "reason"),
     [
         (nn.Sequential(nn.Linear(4, 3)), TrainSettings(optimizer="adam"), "adam"),
+        (nn.Sequential(nn.Linear(4, 3)), TrainSettings(bits=4), "4 bits"),
         (nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)), PLAIN, "Tanh"),
         (nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(4, 3)), PLAIN, "groups"),
         (nn.Sequential(nn.Conv2d(1, 4, (3, 5)), nn.Flatten(), nn.Linear(4, 3)), PLAIN, "differ"),

@@ -66,6 +66,8 @@ def supports(model: nn.Module, settings: TrainSettings) -> str | None:
     """
     if settings.optimizer != "sgd":
         return f"the optimizer is {settings.optimizer}"
+    if settings.bits not in planning.BITS:
+        return f"weights have {settings.bits} bits"
     return planning.reason(model)
 
 

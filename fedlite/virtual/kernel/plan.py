@@ -18,6 +18,8 @@ from fedlite.types import Array, Params, is_statistic
 from fedlite.virtual.kernel.graph import Block, blocks
 from fedlite.virtual.kernel.layers import ALIGNMENT, Program, program
 
+BITS = (8, 32)  # of weights, that the kernel computes with
+
 
 @dataclass
 class _Known:
@@ -51,7 +53,9 @@ def _about(model: nn.Module) -> _Known:
 
 
 def plan(model: nn.Module, params: Params, shape: tuple[int, ...], bits: int) -> Program:
-    """The program for examples of `shape`; UpdateError unless `params` fit the model at `bits`."""
+    """The program for examples of `shape`; UpdateError unless `params` fit the model at `bits`, one of BITS."""
+    if bits not in BITS:
+        raise SettingsError(f"bits is {bits}; the compiled kernel computes at 8 or 32", remedy="use torch")
     known = _about(model)
     assert not isinstance(known.chain, str)
     if bits not in known.layouts:
