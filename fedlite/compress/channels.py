@@ -8,7 +8,7 @@ device.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,18 +34,28 @@ PRUNABLE = (  # families whose graph Torch-Pruning reads right; tests prune ever
     "lenet5",
     "sensor_cnn",
     "mobilenet_v2",
+    "slim_resnet",
+    "squeezenet",
 )
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 @dataclass(frozen=True, eq=False)
 class Use:
-    """Where channels are in one layer: entry i of `places` along its outputs or inputs is channel `channels[i]`."""
+    """Where channels are in one layer: entry i of `places` along its outputs or inputs is channel `channels[i]`.
+
+    A layer makes channels from others, reads them, or takes each alone, as norms and depthwise convolutions do.
+    """
 
     layer: str
-    inputs: bool
+    kind: Literal["made", "alone", "read"]
     places: Indices
     channels: Indices
+
+    @property
+    def inputs(self) -> bool:
+        """Whether the places are along the layer's inputs."""
+        return self.kind == "read"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +108,7 @@ def without(
     not finite.
     """
     module = skeleton(spec)
-    shapes = layout(module)
-    plain = {name: value for name, value in params.items() if name in shapes or not is_statistic(name)}
-    check_like(plain, shapes, "params")
-    check_finite(plain, "params")
+    check_params(module, params)
     gone = _gone(groups, dropped)
     changes, kept = [], dict(params)
     for name, layer in module.named_modules():
@@ -115,6 +122,14 @@ def without(
         kept |= _cut(name, layer, params, keep)
     earlier = [each for each in spec.changes if not _replaced(each, changes)]
     return replace(spec, changes=(*earlier, *changes)), kept
+
+
+def check_params(module: nn.Module, params: Params) -> None:
+    """UpdateError unless params are this model's, maybe with activation ranges, and finite."""
+    shapes = layout(module)
+    plain = {name: value for name, value in params.items() if name in shapes or not is_statistic(name)}
+    check_like(plain, shapes, "params")
+    check_finite(plain, "params")
 
 
 def _traced(module: nn.Module, shape: Any) -> list[list[tuple[nn.Module, bool, list[int], list[int]]]]:
@@ -143,7 +158,7 @@ def _traced(module: nn.Module, shape: Any) -> list[list[tuple[nn.Module, bool, l
 def _group(raw: list[tuple[nn.Module, bool, list[int], list[int]]], names: dict[nn.Module, str]) -> Group:
     order = {name: place for place, name in enumerate(names.values())}
     uses = [
-        Use(names[layer], inputs, np.array(places, np.int64), np.array(channels, np.int64))
+        Use(names[layer], _kind(layer, inputs), np.array(places, np.int64), np.array(channels, np.int64))
         for layer, inputs, places, channels in raw
         if layer in names and size_of(layer) is not None
     ]
@@ -158,6 +173,12 @@ def _group(raw: list[tuple[nn.Module, bool, list[int], list[int]]], names: dict[
             cells = np.column_stack([cells, cell])
     labels = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1) if cells.size else np.zeros(count)
     return Group(min(makers, key=order.__getitem__), count, tuple(uses), labels.astype(np.int64))
+
+
+def _kind(layer: nn.Module, inputs: bool) -> Literal["made", "alone", "read"]:
+    if inputs:
+        return "read"
+    return "made" if isinstance(layer, WEIGHTED) and not _depthwise(layer) else "alone"
 
 
 def _feeds(group: Group, module: nn.Module) -> bool:

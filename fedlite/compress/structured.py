@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedlite.compress.activation import activity, scores
-from fedlite.compress.channels import WEIGHTED, Group, Indices, groups_of, without
+from fedlite.compress.channels import WEIGHTED, Group, Indices, Use, check_params, groups_of, without
 from fedlite.compress.prune import check_weights, matches
 from fedlite.errors import DataError, SettingsError
 from fedlite.gradients import dense_gradients
@@ -45,10 +45,11 @@ def prune_channels(
     channels than it had. Every group of a GroupNorm loses as many channels; with `whole_groups` it goes whole or
     stays, and what is left is normalised as before.
 
-    Importance of a channel is the mean over the layers that make or read it of the norm of its weights, relative to
-    the layer's mean ("magnitude": Fang et al. 2023, DepGraph, §3.3); Σ (g w)² over those weights ("taylor": Molchanov
-    et al. 2019, equation 8); 1 − APoZ or the mean after the ReLU ("apoz", "activation": Hu et al. 2016), and
-    magnitude where no ReLU follows. The last three need `data`. Equals go from the end.
+    Importance of a channel is the norm of the weights that make it, relative to the layer's mean, times that of the
+    norm that scales it, times that of the weights that read it ("magnitude": a factor moved from one layer to the next
+    changes nothing; several of a kind count by their mean); Σ (g w)² over all those weights ("taylor": Molchanov et
+    al. 2019, equation 8); 1 − APoZ or the mean after the ReLU ("apoz", "activation": Hu et al. 2016), and magnitude
+    where no ReLU follows. The last three need `data`. Equals go from the end.
 
     SettingsError for a ratio outside [0, 1) or one that would empty a layer, a layer that is not there, a model that
     cannot be pruned so, weights that are not finite; DataError without data; UpdateError for params of another model.
@@ -158,6 +159,7 @@ def _importance(
     if kind not in get_args(Importance):
         raise SettingsError(f"importance is {kind!r}; there are {', '.join(get_args(Importance))}")
     check_weights(params)
+    check_params(skeleton(spec), params)
     magnitude = {group.root: _by_weights(group, params) for group in groups}
     if kind == "magnitude":
         return magnitude
@@ -168,30 +170,36 @@ def _importance(
     plain = {name: value for name, value in params.items() if name in shapes}
     if kind == "taylor":
         slopes = dense_gradients(model, plain, *data)
-        return {g.root: _sums(g, {n: (slopes[n] * params[n]) ** 2 for n in slopes}, False) for g in groups}
+        return {g.root: _by_slope(g, params, slopes) for g in groups}
     heard = scores(activity(model, plain, data[0]), kind)
     return {g.root: _by_activity(g, heard, magnitude[g.root]) for g in groups}
 
 
 def _by_weights(group: Group, params: Params) -> NDArray[np.float64]:
-    return _sums(group, {name: value**2 for name, value in params.items()}, True)
+    """Π over the kinds of uses of the mean relative norm."""
+    kinds: dict[str, list[NDArray[np.float64]]] = {}
+    for use in group.uses:
+        norm = np.sqrt(_along(group, use, params[f"{use.layer}.weight"] ** 2))
+        kinds.setdefault(use.kind, []).append(norm / (norm.mean() or 1.0))
+    found: NDArray[np.float64] = np.prod([np.mean(norms, 0) for norms in kinds.values()], 0)
+    return found
 
 
-def _sums(group: Group, values: Params, relative: bool) -> NDArray[np.float64]:
-    """Σ of `values` over each channel's weights, over all uses; or the mean of its roots relative to their means."""
+def _by_slope(group: Group, params: Params, slopes: Params) -> NDArray[np.float64]:
     total = np.zeros(group.count)
     for use in group.uses:
-        weight = values.get(f"{use.layer}.weight")
-        if weight is None or weight.ndim < 2:  # a norm
-            continue
-        along = np.moveaxis(weight, int(use.inputs), 0).reshape(weight.shape[int(use.inputs)], -1)
-        here = np.zeros(group.count)
-        np.add.at(here, use.channels, along.sum(1, dtype=np.float64)[use.places])
-        if relative:
-            here = np.sqrt(here)
-            here /= here.mean() or 1.0
-        total += here
+        name = f"{use.layer}.weight"
+        total += _along(group, use, (params[name] * slopes[name]) ** 2)
     return total
+
+
+def _along(group: Group, use: Use, values: Array) -> NDArray[np.float64]:
+    """Σ of the values that each channel of the group has in this layer."""
+    axis = int(use.inputs)
+    sums = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).sum(1, dtype=np.float64)
+    found = np.zeros(group.count)
+    np.add.at(found, use.channels, sums[use.places])
+    return found
 
 
 def _by_activity(group: Group, heard: Scores, otherwise: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,10 +18,16 @@ from fedlite.models import NAMES, ModelSpec, build, load_params, params_of
 from fedlite.models.registry import resolve, skeleton
 from fedlite.types import Array
 
-SMALL: dict[str, dict[str, Any]] = {  # small inputs, so that all are fast
-    "mobilenet_v2": {"input_shape": (3, 16, 16), "num_classes": 10, "stem_stride": 1},
+_IMAGES: dict[str, Any] = {"input_shape": (3, 16, 16), "num_classes": 10, "stem_stride": 1}
+SMALL: dict[str, dict[str, Any]] = {  # small inputs, so that all are fast; norms of two groups at least
+    "mobilenet_v2": _IMAGES,
+    "slim_resnet": _IMAGES | {"blocks": (1, 1, 1)},
+    "squeezenet": _IMAGES | {"width": 0.25},
 }
-OTHERS = [("mobilenet_v2", {"norm": "batch"}), ("mobilenet_v2", {"norm": "none"})]
+OTHERS = [
+    ("mobilenet_v2", {"norm": "batch"}), ("mobilenet_v2", {"norm": "none"}), ("slim_resnet", {"norm": "batch"}),
+    ("squeezenet", {"norm": "batch"}), ("squeezenet", {"norm": "group", "width": 1.0}),
+]  # fmt: skip
 CASES = [(name, {}) for name in PRUNABLE] + OTHERS
 
 
@@ -89,14 +95,12 @@ def test_half_the_channels(name: str, options: dict[str, Any]) -> None:
     for group in groups_of(spec):
         for layer in group.layers:
             kept, had = (next(net[layer].parameters()).shape[0] for net in (after, before))
-            size = group.count // (
-                int(group.cells.max()) + 1
-            )  # of each group of the norm half, halves upwards
+            size = group.count // (int(group.cells.max()) + 1)  # of each group of a norm half, halves upwards
             assert kept == had // size * math.ceil(size / 2)
     for name_, layer in after.items():
         if isinstance(layer, torch.nn.GroupNorm):
             assert layer.num_groups == before[name_].num_groups
-    assert after["output"].out_features == before["output"].out_features
+    assert after["output"].weight.shape[0] == before["output"].weight.shape[0]
     assert cost_of(smaller)[0] < 0.55 * cost_of(spec)[0]
 
 
