@@ -33,7 +33,7 @@ TABLES = ("sparsities", "units")  # of a recipe's TOML file: layer → number
 class Recipe:
     """How a model is made small. SettingsError, with the range allowed, for a value outside it."""
 
-    sparsity: float = option(0.9, "share of all weights to prune, by size over all layers, in [0, 1)")
+    sparsity: float = option(0.9, "share of all weights to prune, by importance over all layers, in [0, 1)")
     clusters: int = option(16, "values that the weights of a layer share")
     bias_clusters: int = option(8, "values that the biases of a layer share")
     prune_epochs: int = option(20, "epochs of training while weights go and after")
@@ -52,16 +52,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for name, sparsity in (("sparsity", self.sparsity), *self.sparsities):
+        for name, sparsity in (("all", self.sparsity), *self.sparsities):
             if not 0 <= sparsity < 1:
                 raise SettingsError(f"the recipe's sparsity of {name} is {sparsity}; it must be in [0, 1)")
         for name in ("clusters", "bias_clusters"):
             if not 1 <= getattr(self, name) <= MOST:
                 raise SettingsError(f"the recipe's {name} is {getattr(self, name)}; it must be 1 to {MOST}")
-        for name in ("prune_epochs", "share_epochs", "shift"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"the recipe's {name} is {getattr(self, name)}; it must be 0 or more")
-        self.pruning(), self.sharing()
+        for stage in (self.pruning(), self.sharing()):
+            stage.check()
 
     def pruning(self) -> Training:
         """How masked weights train."""
@@ -78,7 +76,7 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = {
     "deep-compression": Recipe(),
-    "lossless": Recipe(sparsity=0.0, clusters=256, bias_clusters=256, prune_epochs=0, share_epochs=0),
+    "light": Recipe(sparsity=0.0, clusters=256, bias_clusters=256, prune_epochs=0, share_epochs=0),
 }
 
 
@@ -146,11 +144,12 @@ def compress(
     else:
         masks = schedule(small, 1.0)
     live = units.tidied(small, masks) if chain else masks
-    shared = share(small, live, _clusters(small, recipe))
+    learned = {name for name, _ in net.named_parameters()}
+    shared = share(small, live, _clusters(small, recipe, learned))
     if examples is not None and recipe.share_epochs:
         say = None if tell is None else partial(_say, tell, "share")
         shared = train_shared(net, shared, examples, recipe.sharing(), seed=derive(seed, "share"), tell=say)
-    done = {name: _half(each) for name, each in shared.items()}
+    done = {name: _half(each) if name in learned else each for name, each in shared.items()}
     if kept is not None:
         wide = units.widen({name: each.mask for name, each in done.items()}, kept, params)
         done = {name: replace(each, mask=wide[name]) for name, each in done.items()}
@@ -158,23 +157,38 @@ def compress(
 
 
 def masks_at(recipe: Recipe, params: Params, progress: float) -> Masks:
-    """What is live at `progress` in [0, 1]: all layers together, but for those that have a sparsity of their own."""
+    """What is live at `progress` in [0, 1]: by `importance` over all layers without a sparsity of their own."""
     own = {f"{layer}.weight": sparsity for layer, sparsity in recipe.sparsities}
     there = {name for name, value in params.items() if prunable(name, value)}
     if odd := sorted(set(own) - there):
         names = ", ".join(sorted(name.removesuffix(".weight") for name in there))
         raise SettingsError(f"the recipe names a layer {odd[0].removesuffix('.weight')!r}; there are {names}")
-    masks = magnitude_masks(params, cubic(progress, recipe.sparsity), keep=lambda name: name in own)
+    rest = {name: importance(params[name]) for name in params if name in there and name not in own}
+    masks = magnitude_masks(rest, cubic(progress, recipe.sparsity))
     for name, sparsity in own.items():
         masks |= magnitude_masks({name: params[name]}, cubic(progress, sparsity))
     return masks
 
 
-def _clusters(params: Params, recipe: Recipe) -> dict[str, int]:
-    return {
-        name: recipe.clusters if prunable(name, value) else recipe.bias_clusters
-        for name, value in params.items()
-    }
+def importance(weight: Array) -> Array:
+    """Each weight's square over the sum of squares of those of its layer that are no smaller: comparable over layers.
+
+    (Lee et al. 2021, "Layer-adaptive Sparsity for the Magnitude-based Pruning", equation 4)
+    """
+    squares = np.square(weight, dtype=np.float64).ravel()
+    order = np.argsort(-squares, kind="stable")
+    scores = np.empty(squares.shape, np.float64)
+    scores[order] = squares[order] / np.maximum(np.cumsum(squares[order]), np.finfo(np.float64).tiny)
+    return scores.astype(np.float32).reshape(weight.shape)
+
+
+def _clusters(params: Params, recipe: Recipe, learned: set[str]) -> dict[str, int]:
+    """Of weights, of biases and norms; what a batch norm has measured keeps as many values as there can be."""
+    found = {}
+    for name, value in params.items():
+        matrix = recipe.clusters if prunable(name, value) else recipe.bias_clusters
+        found[name] = matrix if name in learned else MOST
+    return found
 
 
 def _half(shared: Shared) -> Shared:

@@ -38,6 +38,19 @@ class Training:
     soft: float = 0.0  # share of the loss that follows a teacher's logits at `temperature`, in [0, 1]
     temperature: float = 3.0
 
+    def check(self) -> None:
+        """SettingsError, with the range allowed, for a value outside it."""
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise SettingsError(f"{name} is {value}; it must be {low:g} to {high:g}")
+
+
+_RANGES = (
+    ("epochs", 0, 10**6), ("batch_size", 1, 10**6), ("learning_rate", 1e-12, 1e3), ("weight_decay", 0, 1e3),
+    ("shift", 0, 100), ("soft", 0, 1), ("temperature", 1e-3, 1e3),
+)  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -115,11 +128,11 @@ def train_shared(
 ) -> dict[str, Shared]:
     """The same indices with trained codebooks: a centroid moves by the sum of its weights' gradients.
 
-    `shared` has every parameter of `net`. (Han et al. 2016, §3.3)
+    `shared` has every parameter of `net`; of its buffers, statistics of batch norms, none changes. (Han et al. 2016,
+    §3.3)
     """
+    load(net, {name: each.dense() for name, each in shared.items()})
     names = [name for name, _ in net.named_parameters()]
-    if odd := set(names) ^ set(shared):
-        raise SettingsError(f"every tensor must be clustered to train centroids; {sorted(odd)[0]!r} is not")
     books = [torch.from_numpy(shared[name].codebook.copy()) for name in names]
 
     def place(_: int) -> None:
@@ -130,8 +143,11 @@ def train_shared(
         pairs = zip(names, gradients, strict=True)
         return [torch.from_numpy(centroid_gradient(each.numpy(), shared[name])) for name, each in pairs]
 
-    _descend(net, books, pull, place, examples, settings, seed, tell)
-    return {name: shared[name].with_codebook(book.numpy()) for name, book in zip(names, books, strict=True)}
+    _descend(net, books, pull, place, examples, settings, seed, tell, still=True)
+    trained = {
+        name: shared[name].with_codebook(book.numpy()) for name, book in zip(names, books, strict=True)
+    }
+    return dict(shared) | trained
 
 
 def load(net: nn.Module, params: Params) -> nn.Module:
@@ -162,11 +178,19 @@ def _descend(
     settings: Training,
     seed: int,
     tell: Tell | None,
+    still: bool = False,
 ) -> None:
-    """Adam on `leaves`; `before(step)` writes them into `net`, `pull` makes their gradients of the net's."""
+    """Adam on `leaves`; `before(step)` writes them into `net`, `pull` makes their gradients of the net's.
+
+    With `still`, batch norms use their statistics and do not change them.
+    """
     adam = torch.optim.AdamW(leaves, settings.learning_rate, weight_decay=settings.weight_decay)
     total, step = settings.epochs * _batches(examples, settings), 0
+    _check_fit(net, examples)
     net.train()
+    for layer in net.modules():
+        if still and isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            layer.eval()
     for epoch in range(settings.epochs):
         losses = 0.0
         for x, y, soft in _draw(examples, settings, seed, epoch):
@@ -186,6 +210,19 @@ def _descend(
         if tell is not None:
             tell(f"epoch {epoch + 1}/{settings.epochs}  loss {losses / len(examples):.4f}")
     before(step)
+
+
+def _check_fit(net: nn.Module, examples: Examples) -> None:
+    """DataError unless the net takes the first example and has a class for every label."""
+    try:
+        classes = logits_of(net, examples.x[:1]).shape[1]
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"the model takes no examples of shape {examples.x.shape[1:]} {examples.x.dtype}"
+        ) from error
+    low, high = int(examples.y.min()), int(examples.y.max())
+    if low < 0 or high >= classes:
+        raise DataError(f"labels run from {low} to {high}; the model has classes 0 to {classes - 1}")
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -70,7 +70,7 @@ class _Entry:
 
 
 def save(path: Path, stored: Stored) -> int:
-    """Write the file, all of it or nothing; returns its bytes. Raises as `dumps`, OSError for the disk."""
+    """Write the file, all of it or nothing; returns its bytes. Raises as `dumps`, SettingsError for the disk."""
     payload = dumps(stored)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -79,6 +79,8 @@ def save(path: Path, stored: Stored) -> int:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror}") from error
     finally:
         draft.unlink(missing_ok=True)
     return len(payload)

@@ -59,9 +59,7 @@ def narrow(params: Params, kept: Kept) -> dict[str, Array]:
     return {name: np.ascontiguousarray(params[name][where]) for name, where in _places(params, kept)}
 
 
-def widen(
-    small: Mapping[str, NDArray[Any]], kept: Kept, like: Params
-) -> dict[str, NDArray[Any]]:
+def widen(small: Mapping[str, NDArray[Any]], kept: Kept, like: Params) -> dict[str, NDArray[Any]]:
     """The opposite: what `narrow` left, at its place in arrays shaped as `like`, zeros (False) elsewhere."""
     wide = {}
     for name, where in _places(like, kept):
