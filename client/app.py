@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from fedlite import config as records
 from fedlite.apps.client import client_app
-from fedlite.apps.device import Device, Fixed, Stored
+from fedlite.apps.device import Device, Fixed, Stored, open_teacher
 from fedlite.apps.job import unverified
 from fedlite.apps.settings import FlowerSettings
 from fedlite.data.spec import open_data
@@ -54,7 +54,8 @@ def device_of(context: Context) -> Device:
     spec = f"{settings.dataset}:{part}/{parts}"
     data = open_data(spec, partition=settings.partition, seed=settings.seed, data_dir=settings.data_dir)
     memory = Stored(ContextStore(context.state))
-    return Device(str(context.node_id), Fixed(data.x, data.y), memory, Clear(), unverified)
+    teacher = open_teacher(settings.teacher)
+    return Device(str(context.node_id), Fixed(data.x, data.y), memory, Clear(), unverified, teacher=teacher)
 
 
 app = client_app(device_of)

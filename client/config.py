@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fedlite.config import option
 from fedlite.errors import SettingsError
+from fedlite.student_settings import StudentSettings
 
 STATE_DIR = "this device's state: its keys and what it has learned; never copy it to another device"
 
@@ -27,6 +28,12 @@ class Config:
     reservoir: int = option(10_000, "how many arrived samples to keep on disk")
     max_epochs: int = option(100, "most epochs done in a round on the server's word")
     max_parameters: int = option(20_000_000, "largest model taken on the server's word")
+    student: Path | None = option(
+        None, "the server's recipe; a device reads its teacher from it", metavar="RECIPE.toml", sets=StudentSettings
+    )
+    teacher: Path | None = option(
+        None, "model.safetensors whose soft labels to learn from, if the server asks for it", metavar="FILE"
+    )
     server: str = option(
         "", "address of the server, if it has moved since this device joined", metavar="HOST:PORT"
     )

@@ -7,7 +7,7 @@ from threading import Event
 from client.config import Config
 from client.samples import open_source
 from fedlite.apps.client import client_app
-from fedlite.apps.device import Device, Limits, Stored
+from fedlite.apps.device import Device, Limits, Stored, open_teacher
 from fedlite.crypto.files import locked
 from fedlite.crypto.identity import verify_manifest
 from fedlite.crypto.invite import join_address, split_address
@@ -38,6 +38,7 @@ def take_part(config: Config, stop: Event) -> None:
             verify=lambda text, signature: verify_manifest(enrolment.server, text, signature),
             compute=config.device,
             limits=Limits(config.max_epochs, config.max_parameters),
+            teacher=open_teacher(config.teacher),
         )
         app = client_app(lambda context: device)
         context = Context(0, public.node_id, {}, RecordDict(), {})

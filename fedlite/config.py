@@ -6,7 +6,8 @@
 
     config = parse(Config, argv, prog="python -m server", description=__doc__)
 
-Flags win over the TOML file, which wins over defaults. Unknown keys and wrong types are errors.
+Flags win over the TOML file, which wins over defaults. Unknown keys and wrong types are errors. A field may name a
+file that sets others, of a class of their own: see `option`.
 """
 
 import argparse
@@ -24,9 +25,13 @@ from fedlite.errors import SettingsError
 C = TypeVar("C")
 
 
-def option(default: Any, help: str, *, metavar: str | None = None) -> Any:
-    """A field with a default and the sentence `--help` shows for it."""
-    return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar})
+def option(default: Any, help: str, *, metavar: str | None = None, sets: type | None = None) -> Any:
+    """A field with a default and the sentence `--help` shows for it.
+
+    With `sets` it names a TOML file with fields of that class, which win over defaults alone. Those that this program
+    does not have are checked and passed over: the file is shared among programs. Paths in it are relative to it.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, "sets": sets})
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,7 +63,24 @@ def given(cls: type, argv: Sequence[str], *, prog: str, description: str) -> dic
     flags = vars(parser.parse_args(list(argv)))
     file = flags.pop("config")
     values = from_toml(cls, file) if file else {}
-    return values | flags
+    return values | _with_files(cls, flags)
+
+
+def _with_files(cls: type, values: typing.Mapping[str, Any]) -> dict[str, Any]:
+    """`values`, and below them what the files that they name set: see `option`."""
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        sets = fields[name].metadata.get("sets") if name in fields else None
+        if sets is not None and value is not None:
+            read = from_toml(sets, value).items()
+            found |= {key: _beside(value, each) for key, each in read if key in fields}
+    return found | dict(values)
+
+
+def _beside(file: Path, value: Any) -> Any:
+    """A path as seen from the file that names it."""
+    return file.parent / value if isinstance(value, Path) else value
 
 
 def from_toml(cls: type, path: Path) -> dict[str, Any]:
@@ -82,7 +104,7 @@ def from_mapping(cls: type, raw: typing.Mapping[str, Any], *, source: str) -> di
         if name not in known:
             raise SettingsError(f"unknown key {key!r} in {source}; known: {', '.join(sorted(known))}")
         values[name] = _coerce(value, hints[name], f"{key!r} in {source}")
-    return values
+    return _with_files(cls, values)
 
 
 def record(config: Any) -> dict[str, Any]:

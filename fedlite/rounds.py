@@ -12,13 +12,14 @@ from safetensors.numpy import save as save_safetensors
 
 from fedlite import aggregate
 from fedlite.compress.codec import Codec
-from fedlite.compress.prune import magnitude_masks, pack_masks, unpack_masks
+from fedlite.compress.masks import pack_masks, unpack_masks
+from fedlite.compress.schedule import Pruner
 from fedlite.downlink import Version, advance
-from fedlite.errors import SettingsError, StateError
+from fedlite.errors import StateError
 from fedlite.seeds import generator
 from fedlite.strategies.base import State, Strategy
-from fedlite.tensors import apply_masks
-from fedlite.types import Array, Masks, Params, Result
+from fedlite.tensors import apply_masks, subtract
+from fedlite.types import Array, Masks, Params, Result, is_statistic
 
 Node = TypeVar("Node")
 
@@ -27,14 +28,16 @@ Node = TypeVar("Node")
 class Model:
     """Everything a run must not lose between rounds.
 
-    `spec` is the ModelSpec as JSON, `params` the server's exact model, `held` what clients hold of it (see
-    fedlite.downlink), `state` the strategy's. `held.number` is the number of committed rounds.
+    `spec` is the ModelSpec as JSON, `params` the server's exact model, pruned by `masks`, `held` what clients hold of
+    it (see fedlite.downlink), `state` the strategy's. `held.number` is the number of committed rounds. `held.masks`
+    are `masks`, or none while the next round looks where pruned weights would go.
     """
 
     spec: str
     params: Params
     held: Version
     state: State = field(default_factory=dict)
+    masks: Masks = field(default_factory=dict)
 
     @property
     def round_num(self) -> int:
@@ -91,26 +94,6 @@ class Streaming:
         return Combined(after, state, aggregate.mean_metrics(total))
 
 
-@dataclass(frozen=True)
-class Pruning:
-    """One-shot global magnitude pruning after round `at_round`, held from then on. sparsity in [0, 1)."""
-
-    sparsity: float
-    at_round: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.sparsity < 1:
-            raise SettingsError(f"sparsity is {self.sparsity}, 0 to below 1 wanted")
-        if self.at_round < 0:
-            raise SettingsError(f"prune round is {self.at_round}, at least 0 wanted")
-
-    def masks(self, round_num: int, params: Params, held: Masks) -> Masks:
-        """The masks of the model that round `round_num` produced."""
-        if self.sparsity == 0 or held or round_num < self.at_round:
-            return held
-        return magnitude_masks(params, self.sparsity)
-
-
 def sample(available: Sequence[Node], size: int, seed: int, round_num: int) -> list[Node]:
     """`size` of the available nodes (all, if there are fewer), without replacement, in the order drawn."""
     rng = generator(seed, "cohort", round_num)
@@ -118,19 +101,34 @@ def sample(available: Sequence[Node], size: int, seed: int, round_num: int) -> l
     return [available[index] for index in order]
 
 
-def begin(spec: str, params: Params, rule: Rule, pruning: Pruning) -> Model:
+def begin(spec: str, params: Params, rule: Rule, pruner: Pruner) -> Model:
     """The model before the first round: version 0."""
-    masks = pruning.masks(0, params, {})
+    masks = pruner.masks(0, params, {})
     pruned = apply_masks(params, masks)
-    return Model(spec, pruned, Version(0, pruned, masks), rule.init(pruned))
+    return Model(spec, pruned, Version(0, pruned, _sent(pruner, 1, masks)), rule.init(pruned), masks)
 
 
-def close(model: Model, combined: Combined, pruning: Pruning, codec: Codec) -> tuple[bytes, Model]:
-    """(downlink step, next model) once a round's results are combined."""
-    masks = pruning.masks(model.round_num + 1, combined.params, model.held.masks)
+def close(model: Model, combined: Combined, pruner: Pruner, codec: Codec) -> tuple[bytes, Model]:
+    """(downlink step, next model) once a round's results are combined.
+
+    A pruner that wants gradients gets the square of the round's step at every coordinate. It stands for the squared
+    gradient of the papers, since a round is many steps, and needs no message of its own: for that round the masks are
+    left off, so clients train, and send, what is pruned as well.
+    """
+    round_num = model.round_num + 1
+    squares = None
+    if pruner.wants_gradients(round_num):
+        moved = subtract(combined.params, model.params)
+        squares = {name: value * value for name, value in moved.items() if not is_statistic(name)}
+    masks = pruner.masks(round_num, combined.params, model.masks, squares)
     params = apply_masks(combined.params, masks)
-    step, held = advance(model.held, params, masks, codec)
-    return step, replace(model, params=params, held=held, state=combined.state)
+    step, held = advance(model.held, params, _sent(pruner, round_num + 1, masks), codec)
+    return step, replace(model, params=params, held=held, state=combined.state, masks=masks)
+
+
+def _sent(pruner: Pruner, round_num: int, masks: Masks) -> Masks:
+    """The masks that clients train with in this round."""
+    return {} if pruner.wants_gradients(round_num) else masks
 
 
 def to_blobs(model: Model) -> dict[str, bytes]:
@@ -139,6 +137,7 @@ def to_blobs(model: Model) -> dict[str, bytes]:
         "params": _save(model.params),
         "held": _save(model.held.params),
         "masks": pack_masks(model.held.masks),
+        "pruned": pack_masks(model.masks),
         "state": _save(model.state),
         "head": json.dumps([model.spec, list(model.params), model.round_num]).encode(),
     }
@@ -150,7 +149,8 @@ def from_blobs(blobs: Mapping[str, bytes]) -> Model:
         spec, names, number = json.loads(blobs["head"])
         params = _load(blobs["params"], names)
         held = Version(number, _load(blobs["held"], names), unpack_masks(blobs["masks"], params))
-        return Model(spec, params, held, load_safetensors(blobs["state"]))
+        state, masks = load_safetensors(blobs["state"]), unpack_masks(blobs["pruned"], params)
+        return Model(spec, params, held, state, masks)
     except (KeyError, ValueError, SafetensorError) as error:
         raise StateError(f"the stored model is damaged: {error}") from error
 

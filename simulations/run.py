@@ -12,6 +12,7 @@ from threading import Event
 import torch
 
 from fedlite import config as records
+from fedlite.apps.device import open_teacher
 from fedlite.apps.gathering import Watcher
 from fedlite.apps.job import Workshop, make_job, node, open_ledger, unsigned
 from fedlite.apps.report import recorder
@@ -26,6 +27,7 @@ from fedlite.uplink import Clear
 from fedlite.virtual.engines.base import Engine, Share, Work
 from fedlite.virtual.engines.choose import choose
 from fedlite.virtual.kernel.heap import keep_freed_memory
+from fedlite.virtual.lessons import taught
 from fedlite.virtual.schedule import open_schedule
 from simulations.config import Config
 from simulations.population import Population, populate
@@ -136,7 +138,7 @@ def _timed(config: Config, workshop: Workshop, population: Population) -> Timed 
 def _engine_of(config: Config, population: Population) -> Callable[[Work, Sequence[int]], Engine]:
     return partial(
         choose,
-        population.share,
+        _taught(config, population.share),
         workers=config.cores,
         wanted=config.engine,
         max_bytes=round(config.memory_gb * 1e9),
@@ -147,7 +149,13 @@ def _engine_of(config: Config, population: Population) -> Callable[[Work, Sequen
 
 def _share_of(config: Config) -> Share:
     """Where clients' samples come from, opened again: on another machine, in another process."""
-    return populate(config)[0].share
+    return _taught(config, populate(config)[0].share)
+
+
+def _taught(config: Config, share: Share) -> Share:
+    """With what the teacher says of each sample, where there is a teacher."""
+    teacher = open_teacher(config.teacher)
+    return share if teacher is None else taught(share, teacher.logits)
 
 
 def _title(config: Config, population: Population) -> str:

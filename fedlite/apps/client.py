@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.apps.device import Device, Drawn, Held, Limits, Pending
+from fedlite.apps.device import Device, Drawn, Held, Limits, Pending, Teacher
 from fedlite.apps.offer import (
     NOTHING_HELD,
     Manifest,
@@ -90,6 +90,7 @@ def prepare(device: Device, offer: Offer) -> Task | RecordDict:
     if held.pending is not None and held.pending.spec_hash == manifest.context.spec_hash:
         return write_report(held.pending.envelope)
     _check_bearable(manifest, device.limits)
+    _check_teacher(manifest, device.teacher)
     try:
         version = _receive(device, offer, held.version)
     except CodecError:
@@ -107,6 +108,7 @@ def run_task(task: Task) -> "TrainResult":
     from fedlite.train import local_train
 
     settings, version, drawn = task.manifest.settings, task.version, task.drawn
+    teacher = task.device.teacher if task.manifest.teacher else None
     return local_train(
         module_of(task.manifest.model, settings.bits),
         version.params,
@@ -115,6 +117,7 @@ def run_task(task: Task) -> "TrainResult":
         settings,
         seed=task.seed,
         masks=version.masks,
+        teacher=teacher.logits(drawn.x) if teacher is not None else None,
         device=task.device.compute,
     )
 
@@ -139,6 +142,16 @@ def finish(task: Task, result: "TrainResult") -> RecordDict:
         replace(held, round_num=manifest.round_num, seq=seq, version=version, pending=pending)
     )
     return write_report(envelope)
+
+
+def _check_teacher(manifest: Manifest, teacher: Teacher | None) -> None:
+    """SettingsError unless this device has the teacher the round is taught by."""
+    if manifest.teacher and (teacher is None or teacher.name != manifest.teacher):
+        here = f"this device has {teacher.name[:16]}…" if teacher is not None else "this device has none"
+        raise SettingsError(
+            f"the round is taught by the teacher {manifest.teacher[:16]}…; {here}",
+            remedy="give the client the server's own --student or --teacher file",
+        )
 
 
 def _receive(device: Device, offer: Offer, held: Version | None) -> Version | None:

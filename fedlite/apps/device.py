@@ -4,6 +4,8 @@ import json
 import struct
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 from weakref import WeakValueDictionary
 
@@ -97,6 +99,27 @@ class Fixed:
         return Drawn(self.x, self.y)
 
 
+class Teacher(Protocol):
+    """A model whose soft labels a device learns from: fedlite.distill has it."""
+
+    @property
+    def name(self) -> str:
+        """What the server and the device know it by: the same name is the same model, to the bit."""
+
+    def logits(self, x: NDArray[np.generic]) -> Array:
+        """Of examples (n, …): (n, classes)."""
+
+
+@lru_cache(1)
+def open_teacher(path: Path | None) -> Teacher | None:
+    """The model in that file, read once. SettingsError for a file that is none."""
+    if path is None:
+        return None
+    from fedlite.distill import load_teacher
+
+    return load_teacher(path)
+
+
 @dataclass(frozen=True)
 class Limits:
     """The most a device does on the server's word."""
@@ -120,6 +143,7 @@ class Device:
     verify: Callable[[bytes, bytes], None]
     compute: str = "cpu"
     limits: Limits = Limits()
+    teacher: Teacher | None = None
     versions: MutableMapping[str, Version] = field(default_factory=WeakValueDictionary)  # by number and hash
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from safetensors import SafetensorError
 
 from fedlite.apps.cohort import Party
-from fedlite.apps.model import choose, initial, open_test, score, write
+from fedlite.apps.device import open_teacher
+from fedlite.apps.model import choose, open_test, score, write
 from fedlite.apps.server import Job, make_rule
 from fedlite.apps.settings import JobSettings
 from fedlite.compress.codec import codec_by_name
@@ -45,9 +46,22 @@ class Workshop:
         return self.given if self.given is not None else open_test(self.settings)
 
     @cached_property
+    def first(self) -> tuple[str, Params]:
+        """(ModelSpec as JSON, first parameters) of the student, from the run's seed."""
+        from fedlite.student import make
+
+        return make(choose(self.settings, self.test), self.settings, derive(self.settings.seed, "model"))
+
+    @property
     def spec(self) -> str:
         """The ModelSpec as JSON."""
-        return choose(self.settings, self.test)
+        return self.first[0]
+
+    @cached_property
+    def teacher(self) -> str:
+        """The name of the model that teaches, or none."""
+        teacher = open_teacher(self.settings.teacher)
+        return teacher.name if teacher is not None else ""
 
     def check(self, *, new: bool = True) -> None:
         """Raise SettingsError before anything is written, or anyone asked, for what every round would refuse.
@@ -66,7 +80,7 @@ class Workshop:
 
     def initial(self) -> tuple[str, Params]:
         """(spec, first parameters) from the run's seed."""
-        return self.spec, initial(self.spec, self.settings.bits, derive(self.settings.seed, "model"))
+        return self.first
 
     def score(self, params: Params) -> Mapping[str, float]:
         """Loss and accuracy, or nothing where there are no test data."""
@@ -77,7 +91,7 @@ class Workshop:
         if model.round_num == 0:
             return {}
         try:
-            summary = write(folder, model.spec, self.settings.bits, model.params, model.held.masks, self.test)
+            summary = write(folder, model.spec, self.settings.bits, model.params, model.masks, self.test)
         except (OSError, SafetensorError) as error:
             raise StorageError(f"cannot write the model to {folder}: {error}") from error
         write_whole(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
@@ -111,7 +125,7 @@ def make_job(
     """The job these settings describe."""
     settings = workshop.settings
     evaluate = workshop.score if settings.dataset else None
-    return Job(settings, workshop.initial, evaluate, receiver, sign, who, patient, shut_out)
+    return Job(settings, workshop.initial, evaluate, receiver, sign, who, patient, shut_out, workshop.teacher)
 
 
 def unsigned(text: bytes) -> bytes:

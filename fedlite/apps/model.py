@@ -5,9 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from safetensors.numpy import save_file
-
 from fedlite.apps.settings import JobSettings, parse_shape
 from fedlite.errors import DataError, SettingsError
 from fedlite.modules import module_of
@@ -80,11 +77,10 @@ def write(
     folder: Path, spec: str, bits: int, params: Params, masks: Masks, test: "Dataset | None"
 ) -> Mapping[str, object]:
     """Write model.safetensors and, when bits is 8, the integer model.int8.safetensors; returns what they are worth."""
+    from fedlite.models.saved import save_model
+
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.ascontiguousarray(value) for name, value in params.items()}
-    made = json.dumps({"bits": bits, "model": json.loads(spec)}, sort_keys=True)
-    metadata = {"fedlite": made}  # one entry: safetensors writes several in an order that varies
-    save_file(arrays, folder / "model.safetensors", metadata=metadata)
+    save_model(folder / "model.safetensors", spec, bits, params)
     summary: dict[str, object] = {
         "model": json.loads(spec),
         "parameters": sum(value.size for value in params.values()),

@@ -41,6 +41,7 @@ class Manifest:
     uplink_codec: str
     downlink_codec: str
     seed: int
+    teacher: str = ""  # name of the model whose soft labels the round is taught by, or none
 
     @cached_property
     def text(self) -> bytes:
@@ -136,7 +137,7 @@ def _manifest(text: bytes) -> Manifest:
     if manifest.text != text:
         raise FrameError("manifest is not in canonical form")
     numbers = (manifest.round_num, manifest.version, manifest.seed)
-    texts = (manifest.model, manifest.uplink_codec, manifest.downlink_codec)
+    texts = (manifest.model, manifest.uplink_codec, manifest.downlink_codec, manifest.teacher)
     if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or not all(
         isinstance(t, str) for t in texts
     ):

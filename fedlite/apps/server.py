@@ -13,13 +13,14 @@ from fedlite.apps.offer import Manifest
 from fedlite.apps.settings import JobSettings
 from fedlite.apps.stock import stock_rule
 from fedlite.compress.codec import codec_by_name
+from fedlite.compress.prune import prunable
+from fedlite.compress.schedule import Pruner
 from fedlite.errors import QuorumError
 from fedlite.flower import Grid
 from fedlite.ledger.store import Ledger
 from fedlite.rounds import (
     Combined,
     Model,
-    Pruning,
     Rule,
     Streaming,
     begin,
@@ -55,7 +56,8 @@ class Job:
     `initial` makes (ModelSpec as JSON, first parameters) and is called for a new run only, so that a server that
     resumes does not load torch for it; `evaluate` is None where there is no test set. A `patient` server runs a
     round again when too few answer; otherwise that ends the run with QuorumError. `shut_out` names the nodes that
-    no round waits for any more.
+    no round waits for any more. `teacher` names the model that devices learn from beside their labels: see
+    fedlite.distill.
     """
 
     settings: JobSettings
@@ -66,6 +68,7 @@ class Job:
     who: Callable[[int], Party]
     patient: bool = False
     shut_out: Callable[[], Collection[int]] = frozenset
+    teacher: str = ""
 
 
 class Crew(Protocol):
@@ -95,9 +98,7 @@ def run_with(crew: Crew, job: Job, ledger: Ledger, watcher: Watcher, stop: Event
     have already answered send the same bytes.
     """
     settings = job.settings
-    course = _Course(
-        job, crew, ledger, make_rule(settings), Pruning(settings.sparsity, settings.prune_round), watcher
-    )
+    course = _Course(job, crew, ledger, make_rule(settings), watcher)
     model = course.resume()
     while model.round_num < settings.rounds and not stop.is_set():
         try:
@@ -172,7 +173,6 @@ class _Course:
     crew: Crew
     ledger: Ledger
     rule: Rule
-    pruning: Pruning
     watcher: Watcher
 
     def resume(self) -> Model:
@@ -180,7 +180,8 @@ class _Course:
         latest = self.ledger.latest()
         if latest is not None:
             return from_blobs(latest.state)
-        model = begin(*self.job.initial(), self.rule, self.pruning)
+        spec, params = self.job.initial()
+        model = begin(spec, params, self.rule, self._pruner(params))
         self.ledger.commit(0, state=to_blobs(model), step=None, counted=[], metrics={})
         return model
 
@@ -191,7 +192,7 @@ class _Course:
         clock = _Clock()
         combined, tally = self.crew.collect(chosen, self._manifest(model), model, self.rule)
         clock.lap("collect")
-        step, after = close(model, combined, self.pruning, codec_by_name(settings.downlink_codec))
+        step, after = close(model, combined, self._pruner(model.params), codec_by_name(settings.downlink_codec))
         clock.lap("aggregate")
         scores = _evaluate(self.job, after)
         clock.lap("evaluate")
@@ -202,6 +203,10 @@ class _Course:
         clock.lap("commit")
         self.watcher.row({**row, "seconds": clock.laps})
         return after
+
+    def _pruner(self, params: Params) -> Pruner:
+        weights = sum(value.size for name, value in params.items() if prunable(name, value))
+        return self.job.settings.pruner(self.job.settings.seed, max(1, weights))
 
     def _manifest(self, model: Model) -> Manifest:
         settings = self.job.settings
@@ -215,6 +220,7 @@ class _Course:
             uplink_codec=settings.uplink_codec,
             downlink_codec=settings.downlink_codec,
             seed=settings.seed,
+            teacher=self.job.teacher,
         )
 
 

@@ -1,17 +1,19 @@
 """The settings of a federated job, shared by every program that runs one."""
 
+import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from fedlite.config import option
 from fedlite.errors import SettingsError
+from fedlite.student_settings import StudentSettings
 from fedlite.train_settings import TrainSettings
 
 
 @dataclass(frozen=True)
-class JobSettings:
+class JobSettings(StudentSettings):
     """What is trained, how, and with whom. Each field is a flag, a TOML key and a line of config.json."""
 
     rounds: int = option(20, "rounds to run in all; raise it and start again to continue")
@@ -37,9 +39,12 @@ class JobSettings:
     momentum: float = option(0.0, "local momentum")
     weight_decay: float = option(0.0, "local weight decay")
     clip_norm: float = option(0.0, "clip local gradients to this L2 norm; 0 is off")
-    bits: Literal[8, 32] = option(8, "8 trains for the int8 model that is deployed; 32 is plain float")
-    sparsity: float = option(0.5, "share of the weights to prune, 0 to below 1")
-    prune_round: int = option(3, "prune after this round")
+    student: Path | None = option(
+        None,
+        "how the model is made small: a TOML file of the options start to temperature below",
+        metavar="RECIPE.toml",
+        sets=StudentSettings,
+    )
     uplink_codec: str = option("int8", "how updates are coded")
     downlink_codec: str = option("int8", "how model versions are coded")
     evaluate_every: int = option(1, "test the model every so many rounds; 0 is never")
@@ -47,16 +52,15 @@ class JobSettings:
     run_dir: Path | None = option(None, "folder for results", metavar="DIR")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("quorum", "rounds", "max_examples"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} is {getattr(self, name)}, at least 1 wanted")
-        for name in ("cohort", "evaluate_every", "num_classes", "prune_round"):
+        for name in ("cohort", "evaluate_every", "num_classes"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"--{name.replace('_', '-')} is {getattr(self, name)}, at least 0 wanted")
         if not 1 <= self.over_selection < math.inf:
             raise SettingsError(f"--over-selection is {self.over_selection}, at least 1 wanted")
-        if not 0 <= self.sparsity < 1:
-            raise SettingsError(f"--sparsity is {self.sparsity}, 0 to below 1 wanted")
         if self.cohort and self.cohort < self.quorum:
             raise SettingsError(f"--cohort is {self.cohort}, below --quorum {self.quorum}")
         if not self.deadline_seconds > 0:
@@ -74,12 +78,24 @@ class JobSettings:
             "weight_decay",
             "clip_norm",
         )
-        return {name: getattr(self, name) for name in names} | {"bits": self.bits}
+        more = ("bits", "distill_alpha", "temperature") if self.teacher else ("bits",)
+        return {name: getattr(self, name) for name in (*names, *more)}
 
     def identity(self) -> dict[str, Any]:
         """What may not change while a run goes on."""
-        names = ("dataset", "model", "strategy", "bits", "sparsity", "prune_round", "seed")
-        return {name: getattr(self, name) for name in (*names, "uplink_codec", "downlink_codec")}
+        names = ("dataset", "model", "strategy", "seed", "uplink_codec", "downlink_codec")
+        student = (item.name for item in fields(StudentSettings))
+        return {name: _known(getattr(self, name)) for name in (*names, *student)}
+
+
+def _known(value: Any) -> Any:
+    """A file by what it holds, wherever it lies."""
+    if not isinstance(value, Path):
+        return value
+    try:
+        return hashlib.sha256(value.read_bytes()).hexdigest()
+    except OSError as error:
+        raise SettingsError(f"cannot read {value}: {error.strerror}") from error
 
 
 @dataclass(frozen=True)

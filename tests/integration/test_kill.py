@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from fedlite.apps.settings import JobSettings
+from fedlite.config import from_mapping
 from fedlite.ledger.store import Ledger
 from fedlite.rounds import from_blobs
 
@@ -115,9 +118,10 @@ def done(state: Path) -> int:
 
 def open_ledger(state: Path) -> Ledger:
     config = json.loads((state / "server" / "results" / "config.json").read_text())["settings"]
-    names = ["dataset", "model", "strategy", "bits", "sparsity", "prune_round", "seed"]
-    identity = {name: config[name] for name in (*names, "uplink_codec", "downlink_codec")}
-    return Ledger.open(state / "server" / "ledger.db", identity)
+    known = {item.name for item in fields(JobSettings)}
+    given = {name: value for name, value in config.items() if name in known and value is not None}
+    settings = JobSettings(**from_mapping(JobSettings, given, source="config.json"))
+    return Ledger.open(state / "server" / "ledger.db", settings.identity())
 
 
 @pytest.mark.timeout(600)
