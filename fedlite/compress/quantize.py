@@ -112,7 +112,7 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Any) -> Any:
-        return gradient * ctx.saved_tensors[0], None, None, None, None
+        return gradient * ctx.saved_tensors[0].view(torch.uint8), None, None, None, None
 
 
 class _RoundToStep(torch.autograd.Function):
@@ -205,7 +205,7 @@ def _operands(layer: Rounded, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]
 
 
 def _moved(act_range: Tensor, x: Tensor) -> Tensor:
-    seen = torch.stack([x.min(), x.max()])
+    seen = torch.stack(torch.aminmax(x))
     blend = RANGE_MOMENTUM * act_range + (1 - RANGE_MOMENTUM) * seen
     return torch.where((act_range != 0).any(), blend, seen)
 
