@@ -4,6 +4,7 @@ Weights, gradients and the optimizer's state are name → tensor, given as argum
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +45,9 @@ class Seen(NamedTuple):
     hits: Tensor
     statistics: Tensors
     hard_loss: Tensor
+
+
+Objective = Callable[[nn.Module, Tensors, Tensors, Tensor, Tensor, Soft | None], tuple[Tensor, Seen]]
 
 
 def objective(

@@ -19,7 +19,7 @@ from fedlite.errors import DataError, SettingsError
 from fedlite.models.bridge import layout
 from fedlite.models.norms import local_statistics, measured
 from fedlite.seeds import generator
-from fedlite.step import Soft, Tensors, begin, descend, objective, soft_of
+from fedlite.step import Objective, Soft, Tensors, begin, descend, objective, soft_of
 from fedlite.tensors import apply_masks, check_like
 from fedlite.train_settings import TrainSettings
 from fedlite.types import Array, Masks, Params, is_range, is_statistic
@@ -89,11 +89,13 @@ def train_with(
     seed: int,
     masks: Masks | None = None,
     teacher: Array | None = None,
+    goal: Objective = objective,
     device: str = "cpu",
 ) -> TrainResult:
     """As `local_train`, with a module that computes at settings.bits already and is this call's to use.
 
-    It is left in training mode. What copying a model costs is a tenth of a small client's time.
+    `goal` is what the gradient is taken of. The module is left in training mode. What copying a model costs is a
+    tenth of a small client's time.
     """
     weights = _weights(net, params, settings.bits, masks, device)
     data = _Data(x, y, device, soft_of(teacher, settings))
@@ -111,7 +113,7 @@ def train_with(
         for chosen in batches(len(data), settings.batch_size, seed, epoch):
             batch = data.take(chosen)
             try:
-                loss, hits, gradients, statistics = _slope(net, learned, statistics, *batch)
+                loss, hits, gradients, statistics = _slope(net, learned, statistics, *batch, goal)
             except (RuntimeError, ValueError, IndexError):
                 _check_fit(net.eval(), weights, data)
                 raise
@@ -125,11 +127,17 @@ def train_with(
 
 
 def _slope(
-    net: nn.Module, learned: Tensors, statistics: Tensors, x: Tensor, y: Tensor, soft: Soft | None
+    net: nn.Module,
+    learned: Tensors,
+    statistics: Tensors,
+    x: Tensor,
+    y: Tensor,
+    soft: Soft | None,
+    goal: Objective,
 ) -> tuple[float, int, Tensors, Tensors]:
     """A batch's mean loss with the labels and how many are right, before the step; gradients; statistics after it."""
     leaves = {name: value.requires_grad_() for name, value in learned.items()}
-    loss, seen = objective(net, leaves, statistics, x, y, soft)
+    loss, seen = goal(net, leaves, statistics, x, y, soft)
     found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     return float(seen.hard_loss), int(seen.hits), dict(zip(leaves, found, strict=True)), seen.statistics
 
@@ -193,10 +201,12 @@ def logits(
     if local_statistics(net):
         weights = measured(net, weights, _parts(x, batch_size, device))
     net.eval()
-    with torch.no_grad():
-        found = [
-            functional_call(net, weights, (part,)).cpu().numpy() for part in _parts(x, batch_size, device)
-        ]
+    try:
+        with torch.no_grad():
+            parts = _parts(x, batch_size, device)
+            found = [functional_call(net, weights, (part,)).cpu().numpy() for part in parts]
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise DataError(f"the model takes no examples of shape {x.shape[1:]} {x.dtype}") from error
     return np.concatenate(found) if found else np.zeros((0, 1), np.float32)
 
 
