@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedlite.apps.client import client_app
-from fedlite.apps.device import Device, Fixed, Ram
+from fedlite.apps.device import Device, Fixed, Ram, open_teacher
 from fedlite.apps.job import Workshop, make_job, node, unsigned, unverified
 from fedlite.apps.server import run
 from fedlite.apps.settings import JobSettings
@@ -154,6 +154,7 @@ def over_the_link(settings: JobSettings, data: list[Dataset], path: Path) -> tup
                 memory=Ram(),
                 sender=Sealed(identity, public),
                 verify=lambda text, signature: verify_manifest(public, text, signature),
+                teacher=open_teacher(settings.teacher),
             )
             stack.enter_context(device_thread(address, device, credentials, stop))
         receiver = Unsealer(fleetlet.identity, roster.identity)

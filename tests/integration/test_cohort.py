@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fedlite.apps.client import client_app
-from fedlite.apps.device import Device, Fixed, Ram
+from fedlite.apps.device import Device, Fixed, Ram, open_teacher
 from fedlite.apps.gathering import name_of
 from fedlite.apps.job import Workshop, make_job, node, unsigned, unverified
 from fedlite.apps.server import run, run_with
@@ -28,6 +28,8 @@ from fedlite.virtual.engines.base import Engine, Samples, Share
 from fedlite.virtual.engines.compiled import Compiled
 from fedlite.virtual.engines.loop import Loop
 from fedlite.virtual.grid import VirtualGrid
+from fedlite.virtual.lessons import taught
+from fedlite.virtual.samples import Picked
 from tests.integration.federation import Notes, shares
 
 CLIENTS = 7
@@ -55,7 +57,10 @@ def by_messages(settings: JobSettings, folder: Path, *, empty: int = -1) -> tupl
 
     def device_of(context: Context) -> Device:
         index = int(context.node_config["partition-id"])
-        return Device(name_of(index), Fixed(*data[index]), memories[index], Clear(), unverified)
+        teacher = open_teacher(settings.teacher)
+        return Device(
+            name_of(index), Fixed(*data[index]), memories[index], Clear(), unverified, teacher=teacher
+        )
 
     with (
         Ledger.open(folder / "ledger.db", settings.identity()) as ledger,
@@ -77,13 +82,18 @@ def stacked(
     """The same clients as a stacked cohort; run again in a folder, it goes on."""
     folder.mkdir(exist_ok=True)
     data, notes, stop = samples(empty), Notes(), stop or Event()
+    teacher = open_teacher(settings.teacher)
+
+    def share(client: int) -> Samples | Picked:
+        return data[client]
+
     with (
         Ledger.open(folder / "ledger.db", settings.identity()) as ledger,
         Stacked(
             settings=settings,
             ledger=ledger,
             clients=CLIENTS,
-            engine_of=lambda work, clients: engine_of(lambda client: data[client]),
+            engine_of=lambda work, clients: engine_of(taught(share, teacher.logits) if teacher else share),
             watcher=notes,
             stop=stop,
             folder=folder,
