@@ -195,7 +195,7 @@ def test_attention_brings_maps_closer() -> None:
         return total
 
     out = distill(SMALL, fresh(SMALL), teacher, x, y, FAST, seed=0, method="attention", layers=pair)
-    plain = distill(SMALL, fresh(SMALL), teacher, x, y, FAST, seed=0)
+    plain = local_train(build(SMALL), fresh(SMALL), x, y, FAST, seed=0).params
     none = distill(
         SMALL, fresh(SMALL), teacher, x, y, FAST, seed=0, method="attention", layers=pair, beta=0.0
     )
@@ -206,6 +206,7 @@ def test_attention_brings_maps_closer() -> None:
 @pytest.mark.parametrize(
     ("method", "layers", "why"),
     [
+        ("logits", (), r"distill_alpha is 1.*below 1"),
         ("distance", (), "method is 'distance'; there are logits, fitnets, attention"),
         ("fitnets", (), "which layers teach"),
         ("fitnets", (("head", "hidden"),), "teacher: the model has no layer 'head'; there are features.0"),

@@ -60,6 +60,11 @@ def distill(
     """
     if method not in METHODS:
         raise SettingsError(f"method is {method!r}; there are {', '.join(METHODS)}")
+    if method == "logits" and settings.distill_alpha == 1:
+        raise SettingsError(
+            "distill_alpha is 1, so the teacher's logits count nothing",
+            remedy="set distill_alpha below 1, 0.1 for example, and a temperature of 2 to 5",
+        )
     told = teacher.logits(x) if settings.distill_alpha < 1 else None
     common: dict[str, Any] = {"masks": masks, "teacher": told}
     if method != "logits":
