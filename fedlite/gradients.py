@@ -58,7 +58,8 @@ def _gradient(
 ) -> dict[str, Tensor]:
     leaves = {name: value.detach().requires_grad_() for name, value in learned.items()}
     try:
-        loss = F.cross_entropy(functional_call(net, weights | leaves, (x,)), y)
+        with torch.enable_grad():
+            loss = F.cross_entropy(functional_call(net, weights | leaves, (x,)), y)
     except (RuntimeError, ValueError, IndexError) as error:
         raise DataError(
             f"the model does not learn from examples {tuple(x.shape[1:])} {x.dtype} and labels up to {int(y.max())}"

@@ -91,7 +91,8 @@ def groups_of(spec: ModelSpec) -> tuple[Group, ...]:
         raise SettingsError(
             "a layer in FedPara's form cannot lose channels", remedy="prune first, factorize then"
         )
-    module = skeleton(spec).eval()
+    with torch.inference_mode(False):
+        module = skeleton(spec).eval()
     names = {layer: name for name, layer in module.named_modules()}
     found = [_group(raw, names) for raw in _traced(module, dict(spec.options)["input_shape"])]
     order = {name: place for place, name in enumerate(names.values())}
@@ -141,9 +142,9 @@ def _traced(module: nn.Module, shape: Any) -> list[list[tuple[nn.Module, bool, l
             "Torch-Pruning is not installed, and channels hang together in ways it finds",
             remedy="pip install fedlite[prune]",
         ) from error
-    graph = torch_pruning.DependencyGraph().build_dependency(
-        module, torch.empty(2, *shape, device="meta"), verbose=False
-    )
+    with torch.inference_mode(False), torch.enable_grad():  # the graph is autograd's
+        example = torch.empty(2, *shape, device="meta")
+        graph = torch_pruning.DependencyGraph().build_dependency(module, example, verbose=False)
     found = []
     for group in graph.get_all_groups():
         uses = []

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -267,6 +268,23 @@ def test_params_that_do_not_fit() -> None:
     fedpara = replace(spec, changes=(("fedpara", "hidden", (4,)),))
     with pytest.raises(SettingsError, match="FedPara"):
         groups_of(fedpara)
+
+
+def test_within_no_grad_too() -> None:
+    spec, params = model("small_cnn", {})
+    data = np.ones((4, 1, 8, 8), np.float32), np.arange(4)
+    wanted = prune_channels(spec, params, 0.5, importance="taylor", data=data)[1]
+    with torch.no_grad():
+        found = prune_channels(spec, params, 0.5, importance="taylor", data=data)[1]
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    with torch.inference_mode():
+        assert len(groups_of(spec)) == 3
+
+
+def test_without_torch_pruning_the_remedy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    with pytest.raises(SettingsError, match=r"pip install fedlite\[prune\]"):
+        groups_of(resolve("mlp", {}))
 
 
 def test_the_spec_is_all_a_file_needs() -> None:
