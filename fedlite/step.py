@@ -55,12 +55,13 @@ def objective(
 ) -> tuple[Tensor, Seen]:
     """A batch's mean loss, and what was seen of it. Pure.
 
-    The loss is the labels' cross-entropy; with a teacher, α · cross-entropy + (1 − α) · `soft_loss`.
+    The loss is the labels' cross-entropy, or what the model itself calls `loss`; with a teacher,
+    α · cross-entropy + (1 − α) · `soft_loss`.
     """
     weights = {**learned, **statistics}
     logits = functional_call(net, weights, (x,))
-    hits = (logits.argmax(-1) == y).sum()
-    hard = F.cross_entropy(logits, y)
+    own = getattr(net, "loss", None)  # a detector's, of boxes
+    hard, hits = own(logits, y) if own else (F.cross_entropy(logits, y), (logits.argmax(-1) == y).sum())
     loss = hard
     if soft is not None:
         loss = soft.alpha * hard + (1 - soft.alpha) * soft_loss(logits, soft.logits, soft.temperature)

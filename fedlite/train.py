@@ -99,7 +99,8 @@ def train_with(
     """
     weights = _weights(net, params, settings.bits, masks, device)
     data = _Data(x, y, device, soft_of(teacher, settings))
-    if device != "cpu" or data.y.min() < 0 or data.soft:  # the first step would not tell, or not in time
+    unsure = data.y.min() < 0 or data.soft or hasattr(net, "check_labels")
+    if device != "cpu" or unsure:  # the first step would not tell, or not in time
         _check_fit(net.eval(), weights, data)
     net.train()
     learned = {name: value for name, value in weights.items() if not is_statistic(name)}
@@ -272,7 +273,7 @@ def _weights(net: nn.Module, params: Params, bits: int, masks: Masks | None, dev
 
 
 def _check_fit(net: nn.Module, weights: Tensors, data: _Data) -> None:
-    """DataError unless the model takes the first example and has a class for every label."""
+    """DataError unless the model takes the first example and has a class for every label; a detector asks more."""
     try:
         with torch.no_grad():
             x, _, _ = data.take(np.zeros(1, np.int64))
@@ -281,6 +282,8 @@ def _check_fit(net: nn.Module, weights: Tensors, data: _Data) -> None:
         raise DataError(f"the model takes no examples of shape {data.x.shape[1:]} {data.x.dtype}") from error
     if data.soft and data.soft.logits.shape[1] != classes:
         raise DataError(f"the teacher tells {data.soft.logits.shape[1]} classes, the model {classes}")
+    if own := getattr(net, "check_labels", None):
+        return own(data.y)  # type: ignore[no-any-return]
     if data.y.min() < 0 or data.y.max() >= classes:
         low, high = int(data.y.min()), int(data.y.max())
         raise DataError(f"labels run from {low} to {high}; the model has classes 0 to {classes - 1}")

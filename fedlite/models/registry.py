@@ -23,6 +23,7 @@ from fedlite.models.shufflenet_v2 import ShuffleNetV2
 from fedlite.models.slim_resnet import SlimResNet
 from fedlite.models.small import Linear, SmallCnn
 from fedlite.models.squeezenet import SqueezeNet
+from fedlite.models.ssdlite import SsdLite
 from fedlite.models.text_rnn import TextGru, TextLstm
 from fedlite.models.text_transformer import TextTransformer
 
@@ -44,11 +45,13 @@ _FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "shufflenet_v2": ShuffleNetV2,
     "squeezenet": SqueezeNet,
     "slim_resnet": SlimResNet,
+    "ssdlite": SsdLite,
     "text_gru": TextGru,
     "text_lstm": TextLstm,
     "text_transformer": TextTransformer,
 }
 NAMES = tuple(_FAMILIES)
+DETECTORS = ("ssdlite",)  # their outputs are boxes; all others give one logit per class
 
 _DEFAULTS: dict[str, tuple[str, dict[str, Option]]] = {
     "digits": ("small_cnn", {}),
