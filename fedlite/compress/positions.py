@@ -1,6 +1,7 @@
 """Where a tensor's live weights are, coded close to what their arrangement tells: dead rows, dead columns, clusters.
 
-The mask is a matrix (rows, columns), coded column by column. Each bit is predicted from what is decoded already: how
+The mask is a matrix (rows, columns). First it is told which rows and columns have live weights at all; then the others
+are coded, column by column. Each bit is predicted from what is decoded already: how
 much of its row was live, how much of the columns beside it, and its neighbours in the row, where a neighbour is also
 the weight `width` columns earlier: the pixel above, when a row is an image. The predictions are mixed in the logistic
 domain with weights that learn on the way. (Mahoney 2005, "Adaptive weighing of context models", §3)
@@ -15,32 +16,63 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.compress.entropy import SCALE, Coder
+from fedlite.compress.entropy import SCALE, Coder, normalised
 
 Bits = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 MODELS = 7
-RATE = 0.004  # of the mixer
+RATE = 0.008  # of the mixer
 _FIXED = 2.0**20  # gradients are summed in integers of this step
 _CELLS = 6 * 5 * 16  # contexts of the table of neighbours
 
 
-def code_mask(coder: Coder, rows: int, columns: int, width: int, mask: Bits | None = None) -> Bits:
+def code_mask(
+    coder: Coder,
+    rows: int,
+    columns: int,
+    width: int,
+    mask: Bits | None = None,
+    hints: tuple[Bits | None, Bits | None] = (None, None),
+) -> Bits:
     """The mask, bool (rows, columns); what is passed in is written, or with None it is read.
 
-    `width` ≥ 1 is the distance of the second neighbour; of columns or more there is none.
+    `width` ≥ 1 is the distance of the second neighbour; of columns or more there is none. `hints`, known to both
+    sides, are flags that those of the rows (rows,), and of the columns (columns,), may resemble.
     """
-    state = _State(rows, columns, width)
-    found = np.zeros((columns, rows), np.bool_)
-    for column in range(columns):
-        inputs, cells = state.inputs(found, column)
-        odds = _mix(inputs, state.weights)
-        live = squash(odds)
+    across = code_flags(coder, rows, rows, _any(mask, 1), hints[0])
+    down = code_flags(coder, columns, width, _any(mask, 0), hints[1])
+    state = _State(int(np.count_nonzero(across)), columns, width)
+    found = np.zeros((columns, state.rows), np.bool_)
+    for column in np.flatnonzero(down) if state.rows else ():
+        inputs, cells = state.inputs(found, int(column))
+        live = squash(_mix(inputs, state.weights))
         zeros = SCALE - np.clip(np.rint(live * SCALE), 1, SCALE - 1).astype(np.int64)
-        found[column] = coder.bits(zeros, None if mask is None else mask[:, column])
-        state.learn(found[column], live, inputs, cells)
-    return found.T
+        found[column] = coder.bits(zeros, None if mask is None else mask[across, column])
+        state.learn(int(column), found[column], live, inputs, cells)
+    whole = np.zeros((rows, columns), np.bool_)
+    whole[across] = found.T
+    return whole
+
+
+def _any(mask: Bits | None, axis: int) -> Bits | None:
+    return None if mask is None else np.asarray(mask.any(axis))
+
+
+def code_flags(
+    coder: Coder, count: int, width: int, flags: Bits | None = None, hint: Bits | None = None
+) -> Bits:
+    """Which of `count` rows or columns have a live weight, by their hint, the one before and the one `width` before."""
+    found, seen = np.zeros(count, np.bool_), np.ones((2, 3, 3, 2), np.int64)
+    kinds = np.zeros(count, np.int64) if hint is None else hint.astype(np.int64)
+    for place in range(count):
+        before = int(found[place - 1]) if place else 2
+        above = int(found[place - width]) if place >= width else 2
+        counts = seen[kinds[place], before, above]
+        zeros = normalised(counts)[:1]
+        [found[place]] = coder.bits(zeros, None if flags is None else flags[place : place + 1])
+        counts[int(found[place])] += 2
+    return found
 
 
 @dataclass
@@ -56,7 +88,7 @@ class _State:
         self.recent = np.zeros(self.rows, np.float64)  # the same, older ones counting less
         self.totals = np.zeros(self.columns, np.int64)  # live weights of each column
         self.seen = 0
-        self.done = 0
+        self.done = 0  # columns coded
         self.table = np.zeros((3, _CELLS, 2), np.int64)
         self.weights = np.array([0.3, 0.2, 0.2, 0.3, 0.2, 0.1, 0.0])
 
@@ -65,11 +97,11 @@ class _State:
         near = [self._column(found, column - step) for step in (1, 2, self.width)]
         around = [self._column(found, column - self.width + step) for step in (-1, 1)]
         far = self._column(found, column - 2 * self.width)
-        average = (2 * self.seen + 1) / (2 * self.rows * column + 8)
-        row = (self.history + 4 * average) / (column + 4)
+        average = (2 * self.seen + 1) / (2 * self.rows * self.done + 8)
+        row = (self.history + 4 * average) / (self.done + 4)
         beside = self._beside(column, average)
         neighbours = near[0] + 2 * near[2] + 4 * (near[1] | far) + 8 * (around[0] | around[1])
-        level = np.minimum(_level(self.history / (column + 1), average), 5)
+        level = np.minimum(_level(self.history / (self.done + 1), average), 5)
         height = int(_level(np.array([beside]), average)[0])
         counted = near[0] + near[1] + near[2] + around[0] + around[1] + far
         cells = np.stack(
@@ -87,7 +119,7 @@ class _State:
             stretch(tables[0]),
             stretch(tables[1]),
             stretch(tables[2]),
-            stretch((self.recent + 2 * average) / (min(column, 16) + 2)),
+            stretch((self.recent + 2 * average) / (min(self.done, 16) + 2)),
             np.full(self.rows, 0.3),
         ]
         return np.stack(columns, 1), cells
@@ -101,7 +133,7 @@ class _State:
         inside = [self.totals[place] for place in places if 0 <= place < column]
         return (int(sum(inside)) + 2 * average) / (len(inside) * self.rows + 2)
 
-    def learn(self, bits: Bits, live: Floats, inputs: Floats, cells: NDArray[np.int64]) -> None:
+    def learn(self, column: int, bits: Bits, live: Floats, inputs: Floats, cells: NDArray[np.int64]) -> None:
         """Count a coded column, and move the mixer down its slope."""
         column_bits = bits.astype(np.int64)
         error = bits - live
@@ -109,7 +141,7 @@ class _State:
         self.weights = self.weights + RATE * slope / (4 + 0.02 * self.rows)
         self.history += column_bits
         self.recent = self.recent * (15 / 16) + bits
-        self.totals[self.done] = int(column_bits.sum())
+        self.totals[column] = int(column_bits.sum())
         self.done += 1
         self.seen += int(column_bits.sum())
         for i in range(3):

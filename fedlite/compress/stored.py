@@ -9,7 +9,6 @@ Still an altered file with a right CRC raises CodecError or gives wrong weights:
 memory than `limit` weights need.
 """
 
-import json
 import math
 import os
 import struct
@@ -22,17 +21,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.compress import entropy, positions
+from fedlite.compress import entropy, positions, stored_header
 from fedlite.compress.cluster import MOST, Shared
+from fedlite.compress.stored_header import ALL, DTYPES, Entry, is_sane
 from fedlite.errors import CodecError, SettingsError
 from fedlite.types import Array
+
+Bits = NDArray[np.bool_]
 
 MAGIC = b"FLC1"
 LIMIT = 1 << 26  # weights a file may hold unless its reader allows more: 256 MiB of float32
 _HEAD = struct.Struct("<4sH")
 _CHECK = struct.Struct("<I")
-_DTYPES = {"e": "<f2", "f": "<f4"}  # of codebooks
-_ALL = -1  # in place of a way to code the mask: everything is live
+_NO_UNITS: Bits = np.zeros(0, np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,28 +46,6 @@ class Stored:
     def params(self) -> dict[str, Array]:
         """The model's weights, float32; pruned ones are exactly 0."""
         return {name: each.dense() for name, each in self.tensors.items()}
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One tensor in the header."""
-
-    name: str
-    shape: tuple[int, ...]
-    kind: str  # dtype of the codebook
-    clusters: int
-    way: int  # _ALL, or 2 · width + whether the matrix is transposed
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def matrix(self) -> tuple[int, int]:
-        """(rows, columns) as coded."""
-        rows = self.shape[0] if self.shape else 1
-        across = (rows, self.size // rows if rows else 0)
-        return (across[1], across[0]) if self.way & 1 else across
 
 
 def save(path: Path, stored: Stored) -> int:
@@ -107,20 +86,20 @@ def read(path: Path, limit: int = LIMIT) -> Stored:
 
 def dumps(stored: Stored) -> bytes:
     """The bytes of a file. SettingsError for a tensor that the format cannot hold."""
-    entries = [_plan(name, each) for name, each in stored.tensors.items()]
-    rows = [[each.name, list(each.shape), each.kind, each.clusters, each.way] for each in entries]
-    header = {"model": json.loads(stored.spec), "tensors": rows}
-    packed = zlib.compress(json.dumps(header, separators=(",", ":"), sort_keys=True).encode(), 9, -15)
+    entries = _plans(stored)
+    packed = stored_header.pack(stored.spec, entries)
     if len(packed) > 0xFFFF:
         raise SettingsError(f"the header takes {len(packed)} bytes; at most {0xFFFF} fit")
     shared = list(stored.tensors.values())
     books = b"".join(
-        each.codebook.astype(_DTYPES[entry.kind]).tobytes()
+        each.codebook.astype(DTYPES[entry.kind]).tobytes()
         for entry, each in zip(entries, shared, strict=True)
     )
     writer = entropy.Writer(entropy.lanes_for(sum(each.size for each in entries)))
+    units = _NO_UNITS
     for entry, each in zip(entries, shared, strict=True):
-        _code(writer, entry, each.mask, each.indices)
+        _code(writer, entry, units, each.mask, each.indices)
+        units = _units_after(each.mask, units)
     payload = _HEAD.pack(MAGIC, len(packed)) + packed + books + writer.finish()
     return payload + _CHECK.pack(zlib.crc32(payload))
 
@@ -136,15 +115,16 @@ def loads(payload: bytes, limit: int = LIMIT) -> Stored:
         raise CodecError(f"the file is damaged: check value {written:08x}, computed {actual:08x}")
     body = payload[: -_CHECK.size]
     end = _HEAD.size + _HEAD.unpack_from(payload)[1]
-    spec, entries = _read_header(body[_HEAD.size : end], limit)
+    spec, entries = stored_header.unpack(body[_HEAD.size : end], limit)
     books = []
     for entry in entries:
         book, end = _read_book(body, end, entry)
         books.append(book)
     reader = entropy.Reader(body[end:], entropy.lanes_for(sum(each.size for each in entries)))
-    tensors = {}
+    tensors, units = {}, _NO_UNITS
     for entry, book in zip(entries, books, strict=True):
-        mask, indices = _code(reader, entry)
+        mask, indices = _code(reader, entry, units)
+        units = _units_after(mask, units)
         tensors[entry.name] = Shared(mask, book, indices)
     reader.close()
     return Stored(spec, tensors)
@@ -152,24 +132,26 @@ def loads(payload: bytes, limit: int = LIMIT) -> Stored:
 
 def costs(stored: Stored) -> dict[str, tuple[float, float, int]]:
     """Per tensor, the bytes of its mask, of its indices and of its codebook; the rest of a file is fixed."""
-    found = {}
-    for name, each in stored.tensors.items():
-        entry, mask, both = _plan(name, each), entropy.Writer(1), entropy.Writer(1)
-        _code_mask(mask, entry, each.mask)
-        _code(both, entry, each.mask, each.indices)
-        book = np.dtype(_DTYPES[entry.kind]).itemsize * entry.clusters
-        found[name] = (mask.cost_bits / 8, (both.cost_bits - mask.cost_bits) / 8, book)
+    found, units = {}, _NO_UNITS
+    for entry, each in zip(_plans(stored), stored.tensors.values(), strict=True):
+        mask, both = entropy.Writer(1), entropy.Writer(1)
+        _code_mask(mask, entry, units, each.mask)
+        _code(both, entry, units, each.mask, each.indices)
+        units = _units_after(each.mask, units)
+        book = np.dtype(DTYPES[entry.kind]).itemsize * entry.clusters
+        found[entry.name] = (mask.cost_bits / 8, (both.cost_bits - mask.cost_bits) / 8, book)
     return found
 
 
 def _code(
     coder: entropy.Coder,
-    entry: _Entry,
-    mask: NDArray[np.bool_] | None = None,
+    entry: Entry,
+    units: Bits,
+    mask: Bits | None = None,
     indices: NDArray[Any] | None = None,
-) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+) -> tuple[Bits, NDArray[np.uint8]]:
     """One tensor's mask and indices, in the direction of the coder."""
-    mask = _code_mask(coder, entry, mask)
+    mask = _code_mask(coder, entry, units, mask)
     count = int(np.count_nonzero(mask))
     if count and not entry.clusters:
         raise CodecError(f"tensor {entry.name[:80]!r} has {count} live weights and no centroid")
@@ -177,40 +159,60 @@ def _code(
     return mask, found.astype(np.uint8)
 
 
-def _code_mask(coder: entropy.Coder, entry: _Entry, mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    if entry.way == _ALL:
+def _code_mask(coder: entropy.Coder, entry: Entry, units: Bits, mask: Bits | None) -> Bits:
+    if entry.way == ALL:
         return np.ones(entry.shape, np.bool_)
     rows, columns = entry.matrix
+    hints = (_hint(units, rows), _hint(units, columns))
     flip = entry.way & 1
     matrix = None if mask is None else mask.reshape((columns, rows) if flip else (rows, columns))
     if matrix is not None and flip:
         matrix = matrix.T
-    found = positions.code_mask(coder, rows, columns, entry.way >> 1, matrix)
+    found = positions.code_mask(coder, rows, columns, entry.way >> 1, matrix, hints)
     return np.ascontiguousarray(found.T if flip else found).reshape(entry.shape)
 
 
-def _plan(name: str, shared: Shared) -> _Entry:
+def _units_after(mask: Bits, units: Bits) -> Bits:
+    """The live outputs of the last layer so far: its bias, and the inputs of the next layer, resemble them."""
+    return np.asarray(mask.reshape(len(mask), -1).any(1)) if mask.ndim > 1 and mask.size else units
+
+
+def _hint(units: Bits, count: int) -> Bits | None:
+    """Each unit's flag as often as it has places among `count`; None where they do not divide."""
+    return np.repeat(units, count // len(units)) if len(units) and count and count % len(units) == 0 else None
+
+
+def _plans(stored: Stored) -> list[Entry]:
+    """How each tensor is coded."""
+    entries, units = [], _NO_UNITS
+    for name, each in stored.tensors.items():
+        entries.append(_plan(name, each, units))
+        units = _units_after(each.mask, units)
+    return entries
+
+
+def _plan(name: str, shared: Shared, units: Bits) -> Entry:
     """The entry that codes a tensor smallest, among the few ways that are tried."""
     exact = np.array_equal(shared.codebook.astype(np.float16).astype(np.float32), shared.codebook)
     if len(shared.codebook) > MOST or (len(shared.indices) and shared.indices.max() >= len(shared.codebook)):
         raise SettingsError(f"{name!r} has {len(shared.codebook)} centroids; at most {MOST} fit its indices")
-    entry = _Entry(name, shared.mask.shape, "e" if exact else "f", len(shared.codebook), _ALL)
+    entry = Entry(name, shared.mask.shape, "e" if exact else "f", len(shared.codebook), ALL)
     if shared.mask.all():
         return entry
-    best: tuple[float, _Entry] | None = None
+    best: tuple[float, Entry] | None = None
     for way in _ways(shared.mask):
-        each = _Entry(name, entry.shape, entry.kind, entry.clusters, way)
-        if not _is_sane(each):
+        each = Entry(name, entry.shape, entry.kind, entry.clusters, way)
+        if not is_sane(each):
             continue
         writer = entropy.Writer(1)
-        _code_mask(writer, each, shared.mask)
+        _code_mask(writer, each, units, shared.mask)
         if best is None or writer.cost_bits < best[0]:
             best = (writer.cost_bits, each)
     assert best is not None  # one of the two orientations is always sane
     return best[1]
 
 
-def _ways(mask: NDArray[np.bool_]) -> list[int]:
+def _ways(mask: Bits) -> list[int]:
     """Both orientations; and, for the plain one, distances at which a matrix of images has its second neighbour."""
     rows = mask.shape[0]
     columns = mask.size // max(rows, 1)
@@ -220,14 +222,8 @@ def _ways(mask: NDArray[np.bool_]) -> list[int]:
     return [2 * each for each in sorted(widths)] + [2 * rows + 1]
 
 
-def _is_sane(entry: _Entry) -> bool:
-    """Whether a mask is coded in so few columns that its time is bounded by its size."""
-    rows, columns = entry.matrix
-    return 1 <= entry.way >> 1 <= max(entry.size, 1) and columns <= 64 * rows + 1024
-
-
-def _read_book(body: bytes, start: int, entry: _Entry) -> tuple[Array, int]:
-    dtype = np.dtype(_DTYPES[entry.kind])
+def _read_book(body: bytes, start: int, entry: Entry) -> tuple[Array, int]:
+    dtype = np.dtype(DTYPES[entry.kind])
     end = start + dtype.itemsize * entry.clusters
     if end > len(body):
         raise CodecError(f"the file ends before the codebook of {entry.name[:80]!r}")
@@ -235,32 +231,3 @@ def _read_book(body: bytes, start: int, entry: _Entry) -> tuple[Array, int]:
     if not np.isfinite(book).all():
         raise CodecError(f"the codebook of {entry.name[:80]!r} holds NaN or infinity")
     return book, end
-
-
-def _read_header(packed: bytes, limit: int) -> tuple[str, list[_Entry]]:
-    """(spec, entries), whose sizes together are within the limit."""
-    try:
-        inflate = zlib.decompressobj(-15)
-        raw = json.loads(inflate.decompress(packed, 1 << 22))
-        if not inflate.eof or inflate.unused_data:
-            raise CodecError("the file's header is not one deflated piece")
-        entries = [_entry(*each) for each in raw["tensors"]]
-        spec = json.dumps(raw["model"], sort_keys=True)
-    except (zlib.error, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CodecError(f"the file's header is damaged: {str(error)[:80]}") from None
-    if len({each.name for each in entries}) != len(entries):
-        raise CodecError("two tensors of the file have one name")
-    if (count := sum(each.size for each in entries)) > limit:
-        raise CodecError(f"the file claims {count} weights; at most {limit} are read")
-    return spec, entries
-
-
-def _entry(name: Any, shape: Any, kind: Any, clusters: Any, way: Any) -> _Entry:
-    numbers = [*shape, clusters, way + 1]
-    whole = all(type(each) is int and 0 <= each < 1 << 32 for each in numbers)
-    if type(name) is not str or not whole or kind not in _DTYPES or clusters > MOST or len(shape) > 8:
-        raise CodecError(f"the file's header has no tensor {str([name, shape, kind, clusters, way])[:80]}")
-    entry = _Entry(name, tuple(shape), kind, clusters, way)
-    if way != _ALL and not _is_sane(entry):
-        raise CodecError(f"the mask of {name[:80]!r} is coded in a way that none is written in: {way}")
-    return entry
