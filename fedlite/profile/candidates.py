@@ -10,8 +10,8 @@ from fedlite.models.bridge import initial_params
 from fedlite.models.registry import ModelSpec, Option, resolve, skeleton
 
 FACTORS = (0.25, 0.5, 0.75, 1.0)
-WIDTHS = ("width", "hidden", "channels", "dim")  # options that scale how wide layers are, all together
-DEPTHS = ("depth", "layers", "blocks")  # options that say how many layers there are
+WIDTHS = ("width", "hidden", "channels", "embedding")  # options that scale how wide layers are, all together
+DEPTHS = ("layers", "blocks")  # options that say how many layers there are
 MOST = 256  # candidates
 
 
@@ -76,10 +76,9 @@ def _depths(options: Mapping[str, Option]) -> list[dict[str, Option]]:
     """Ways to have fewer layers, the last of which is to have them all."""
     found: list[dict[str, Option]] = []
     for name, value in options.items():
-        if name in DEPTHS and isinstance(value, int):
-            found += [
-                {name: count} for count in sorted({max(1, round(value * f)) for f in FACTORS} - {value})
-            ]
+        if name in DEPTHS:
+            fewer = dict.fromkeys(_scaled(value, factor) for factor in FACTORS)
+            found += [{name: each} for each in fewer if each != value]
         if name in WIDTHS and isinstance(value, tuple):
             found += [{name: value[:count]} for count in range(1, len(value))]
     return [*found, {}]

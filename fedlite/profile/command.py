@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fedlite.errors import SettingsError, StorageError
-from fedlite.models.registry import ModelSpec, Option
+from fedlite.models.bridge import initial_params
+from fedlite.models.registry import ModelSpec, Option, skeleton
+from fedlite.models.saved import save_model
 from fedlite.profile import budget, counts, latency, memory
 from fedlite.profile.cache import Cache
 from fedlite.profile.candidates import Candidate, relatives
@@ -21,7 +23,11 @@ from fedlite.profile.unknown import Unknown
 
 
 def search(config: Config) -> int:
-    """Search, print the table, write `winner.json`, `student.toml` and `candidates.json` into config.out."""
+    """Search, print the table, write the winner and `candidates.json` into config.out.
+
+    The winner is `winner.json`, its spec; `winner.safetensors`, with fresh weights; and `student.toml`, which begins
+    with that file.
+    """
     import torch
 
     torch.set_num_threads(config.threads)
@@ -127,7 +133,13 @@ def _finish(config: Config, limits: Sequence[budget.Limit], ranked: Sequence[Sta
     try:
         config.out.mkdir(parents=True, exist_ok=True)
         _write(config.out / "winner.json", winner.spec.to_json() + "\n")
-        _write(config.out / "student.toml", _recipe(winner, config))
+        _write(config.out / "student.toml", _recipe(config))
+        save_model(
+            config.out / "winner.safetensors",
+            winner.spec.to_json(),
+            32,
+            initial_params(skeleton(winner.spec), 0),
+        )
         _write(config.out / "candidates.json", json.dumps(table, indent=1) + "\n")
     except OSError as error:
         raise StorageError(f"cannot write {config.out}: {error.strerror}") from error
@@ -136,10 +148,11 @@ def _finish(config: Config, limits: Sequence[budget.Limit], ranked: Sequence[Sta
     print(json.dumps(result))
 
 
-def _recipe(winner: Candidate, config: Config) -> str:
-    """The winner as TOML: a JSON string is a TOML string too."""
-    return f"# {winner.label}: the best of --search {config.search} within {config.budget}\nmodel = " + (
-        json.dumps(winner.spec.to_json()) + "\n"
+def _recipe(config: Config) -> str:
+    """A student's recipe that begins with the winner; a JSON string is a TOML string too."""
+    return (
+        f"# the best of --search {config.search} within {config.budget}\n"
+        f"start = {json.dumps(str(config.out / 'winner.safetensors'))}\n"
     )
 
 

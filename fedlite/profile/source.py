@@ -1,23 +1,24 @@
 """The model to profile, from one word: a family with options, or a file that fedlite wrote."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from fedlite.compress import quantize
+from fedlite.compress import quantize, stored
 from fedlite.compress.integer import FORMAT as INT8_FORMAT
 from fedlite.compress.integer import IntegerModel
-from fedlite.errors import SettingsError
+from fedlite.errors import PeerError, SettingsError
 from fedlite.models.bridge import initial_params, layout
 from fedlite.models.registry import NAMES, ModelSpec, Option, resolve, skeleton
+from fedlite.models.saved import load_model
+from fedlite.tensors import check_like
 
-SUFFIXES = (".safetensors",)
+SUFFIXES = (".safetensors", ".fedlite")
+WHOLE = "give the file as it was written, whole"
 Values = Mapping[str, NDArray[Any]]
 
 
@@ -41,7 +42,8 @@ def open_subject(text: str, input_shape: tuple[int, ...] = ()) -> Subject:
     """The model that `cnn`, `mobilenet_v2:width=0.5,norm=batch` or `run/model.safetensors` names.
 
     A family has the weights of seed 0. `input_shape`, if given, becomes the family's option of that name where it
-    has one. SettingsError for an unknown family or option, and for a file that is missing, damaged or not ours.
+    has one. Files: model.safetensors, model.int8.safetensors, and Deep Compression's .fedlite. SettingsError for an
+    unknown family or option, and for a file that is missing, damaged or not ours.
     """
     name = text.partition(":")[0]
     if name in NAMES:
@@ -102,48 +104,38 @@ def _value(what: str, text: str, default: Option) -> Option:
 def _from_file(path: Path) -> Subject:
     try:
         size = path.stat().st_size
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if list(metadata) == ["fedlite"]:
-                spec, bits = _header(path, metadata["fedlite"])
-                return Subject(str(path), spec, bits, _tensors(path, file, spec, bits), size)
+        if path.suffix == ".fedlite":
+            return _stored(path, size)
+        if _is_integer(path):
+            return _integer(path, size)
     except (OSError, SafetensorError) as error:
-        raise SettingsError(
-            f"cannot read {path} as safetensors: {error}", remedy="give the file as it was written, whole"
-        ) from error
-    if list(metadata) != [INT8_FORMAT]:
-        raise SettingsError(
-            f"{path} does not say which model it holds; its metadata are {str(metadata)[:200]}",
-            remedy="give a model.safetensors or model.int8.safetensors that fedlite wrote",
-        )
+        raise SettingsError(f"cannot read {path} as {path.suffix}: {error}", remedy=WHOLE) from error
+    saved = load_model(path)
+    wanted = layout(quantize.at(skeleton(saved.spec), saved.bits))
+    if odd := sorted(set(wanted) ^ set(saved.params)):
+        raise SettingsError(f"{path} is not a model at {saved.bits} bits: {odd[:3]} are missing or too much")
+    return Subject(str(path), saved.spec, saved.bits, {name: saved.params[name] for name in wanted}, size)
+
+
+def _is_integer(path: Path) -> bool:
+    """Whether the file says it holds whole numbers already."""
+    with safe_open(path, framework="numpy") as file:
+        return list(file.metadata() or {}) == [INT8_FORMAT]
+
+
+def _integer(path: Path, size: int) -> Subject:
     model = IntegerModel.load(path)
-    values = {name: model.tensors[name] for name in layout(skeleton(model.spec)) if name in model.tensors}
+    values = {name: model.tensors[name] for name in layout(skeleton(model.spec))}
     return Subject(str(path), model.spec, 8, values, size, integer=True)
 
 
-def _header(path: Path, text: str) -> tuple[ModelSpec, int]:
+def _stored(path: Path, size: int) -> Subject:
+    """A `.fedlite` file, as Deep Compression leaves it."""
     try:
-        raw = json.loads(text)
-        spec, bits = json.dumps(raw["model"]), raw["bits"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise SettingsError(f"{path}: {text[:80]!r} is not a model's spec and bits") from error
-    if bits not in (8, 32):
-        raise SettingsError(f"{path} says its bits are {str(bits)[:20]}; 8 or 32 wanted")
-    return ModelSpec.from_json(spec), bits
-
-
-def _tensors(path: Path, file: Any, spec: ModelSpec, bits: int) -> Values:
-    """The file's tensors, in the network's order; shapes are compared before memory is taken."""
-    wanted = layout(quantize.at(skeleton(spec), bits))
-    if odd := sorted(set(file.keys()) ^ set(wanted)):
-        raise SettingsError(f"{path} does not hold the tensors of its model: {odd[:3]}")
-    for name, like in wanted.items():
-        part = file.get_slice(name)
-        if tuple(part.get_shape()) != like.shape or part.get_dtype() != "F32":
-            raise SettingsError(
-                f"{path}: {name!r} is {part.get_dtype()} {part.get_shape()}; F32 {list(like.shape)} wanted"
-            )
-    values = {name: file.get_tensor(name) for name in wanted}
-    if odd := [name for name, value in values.items() if not np.isfinite(value).all()]:
-        raise SettingsError(f"{path}: {odd[0]!r} holds NaN or infinity")
-    return values
+        text, params = stored.load(path)
+        spec = ModelSpec.from_json(text)
+        wanted = layout(skeleton(spec))
+        check_like({name: params[name] for name in wanted if name in params}, wanted, str(path))
+    except PeerError as error:
+        raise SettingsError(str(error.args[0]), remedy=WHOLE) from error
+    return Subject(str(path), spec, 32, {name: params[name] for name in wanted}, size)

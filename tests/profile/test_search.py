@@ -130,6 +130,22 @@ def test_relatives_are_smaller_and_each_network_comes_once() -> None:
     assert got[-1].spec == base
 
 
+def test_depth_where_the_family_has_one() -> None:
+    got, _ = relatives(resolve("slim_resnet", {"blocks": (2, 4, 2)}), [0.0])
+    blocks = {dict(each.spec.options)["blocks"] for each in got}
+    assert blocks == {
+        (1, 1, 1),
+        (1, 2, 1),
+        (2, 3, 2),
+        (2, 4, 2),
+    }  # halves round to even: round(0.5) is 0, so 1
+    assert len(got) == 4 * 4  # and four widths of each
+    layers = {
+        dict(each.spec.options)["layers"] for each in relatives(resolve("text_transformer", {}), [0.0])[0]
+    }
+    assert layers == {1, 2}
+
+
 def test_a_family_without_widths_is_pruned() -> None:
     got, missing = relatives(resolve("small_cnn", {}), [0.0, 0.5])
     assert not missing

@@ -8,6 +8,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fedlite.apps import model
+from fedlite.compress import stored
+from fedlite.compress.cluster import Shared
 from fedlite.compress.quantize import prepare
 from fedlite.errors import SettingsError
 from fedlite.models import build, initial_params
@@ -51,6 +53,30 @@ def test_an_int8_file(tmp_path: Path) -> None:
     got = open_subject(str(tmp_path / "model.int8.safetensors"))
     assert (got.spec, got.bits, got.integer) == (SMALL, 8, True)
     assert got.values["hidden.weight"].dtype == np.int8
+
+
+def test_a_deep_compressed_file(tmp_path: Path) -> None:
+    params = initial_params(build(SMALL), 3)
+    tensors = {
+        name: Shared(
+            np.ones(value.shape, np.bool_),
+            np.array([-0.5, 0.5], np.float32),
+            (value.ravel() > 0).astype(np.uint8),
+        )
+        for name, value in params.items()
+    }
+    tensors["hidden.weight"].mask[:40] = False
+    live = int(tensors["hidden.weight"].mask.sum())
+    kept = tensors["hidden.weight"]
+    tensors["hidden.weight"] = Shared(kept.mask, kept.codebook, kept.indices[:live])
+    path = tmp_path / "model.fedlite"
+    size = stored.save(path, stored.Stored(SMALL.to_json(), tensors))
+    got = open_subject(str(path))
+    assert (got.spec, got.bits, got.file_bytes) == (SMALL, 32, size)
+    assert np.count_nonzero(got.values["hidden.weight"]) == live
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(SettingsError, match="damaged"):
+        open_subject(str(path))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""python -m fedlite.profile as its users run it: figures, a search, and refusals."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fedlite.models import ModelSpec
+from fedlite.models.saved import load_model
+from tests.programs.programs import BAD_SETTINGS, assert_refused, run
+
+PROFILE = "fedlite.profile"
+FAST = ("--seconds", "0.01")
+
+
+def test_figures_as_a_table_and_as_json() -> None:
+    done = run(PROFILE, "small_cnn", "--layers", *FAST)
+    assert done.code == 0, done.err
+    for word in ("parameters", "46,650", "latency_p95_seconds", "hidden", "MACs"):
+        assert word in done.out
+    got = json.loads(run(PROFILE, "small_cnn:num_classes=4", "--train-batch", "4", "--json", *FAST).out)
+    assert got["parameters"] == 46_650 - 6 * 81
+    assert got["macs"] == 9 * 16 * 64 + 9 * 16 * 32 * 64 + 512 * 80 + 80 * 4
+    assert got["flops_training"] == 6 * got["macs"]
+    assert got["latency_p95_seconds"] >= got["latency_p50_seconds"] > 0
+    assert got["latency_repeats"] >= 30
+    assert (got["energy_joules"] is None) == ("energy_joules" in got["not_measurable"])
+
+
+def test_a_search_is_resumed_and_its_winner_is_a_model(tmp_path: Path) -> None:
+    # 10 classes of 64 features: linear needs 650 values, and of these 20,000 multiply-adds leave only the small ones
+    words = (
+        "--search",
+        "mlp:hidden=64",
+        "--budget",
+        "macs=2500,size=20kB",
+        "--data",
+        "digits",
+        "--samples",
+        300,
+    )
+    command = (*words, "--ratios", "0", "--out", tmp_path, "--json", *FAST)
+    done = run(PROFILE, *command)
+    assert done.code == 0, done.err
+    result = json.loads(done.out.splitlines()[-1])
+    assert result["ranked_by"] == "accuracy"
+    assert (result["candidates"], result["fitting"]) == (4, 2)  # 16 and 32 units; 48 are 3,552 multiply-adds
+    spec = ModelSpec.from_json((tmp_path / "winner.json").read_text())
+    assert dict(spec.options)["hidden"] in {(16,), (32,)}
+    recipe = tomllib.loads((tmp_path / "student.toml").read_text())
+    assert load_model(Path(recipe["start"])).spec == spec
+    cached = (tmp_path / "figures.jsonl").read_bytes()
+    again = run(PROFILE, *command)
+    assert json.loads(again.out.splitlines()[-1]) == result
+    assert (tmp_path / "figures.jsonl").read_bytes() == cached  # nothing was measured again
+    assert len(json.loads((tmp_path / "candidates.json").read_text())) == 4
+
+
+def test_without_data_the_largest_that_fits_wins_and_it_is_said(tmp_path: Path) -> None:
+    words = (
+        "--search",
+        "mlp:hidden=64,input_shape=64",
+        "--budget",
+        "macs=2500",
+        "--ratios",
+        "0",
+        "--out",
+        tmp_path,
+    )
+    done = run(PROFILE, *words)
+    assert done.code == 0, done.err
+    assert "no --data" in done.out
+    assert json.loads(done.out.splitlines()[-1])["label"] == "mlp:hidden=32"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ("MODEL",)),
+        (("cnn", "--search", "cnn", "--budget", "size=1MB"), ("MODEL",)),
+        (("--search", "cnn"), ("--budget",)),
+        (("--search", "cnn", "--budget", "speed=1ms"), ("speed", "latency")),
+        (("--search", "mlp:hidden=8", "--budget", "macs=10", "--ratios", "0"), ("smallest possible", "macs 1,588")),
+        (("--search", "mlp", "--budget", "macs=1M", "--data", "nowhere"), ("nowhere",)),
+        (("cnn", "--batch", "0"), ("batch",)),
+        (("cnn", "--input", "1x1"), ("1, 1",)),
+        (("nowhere.onnx",), ("nowhere.onnx",)),
+        (("model.tflite",), ("no model", "cnn")),
+    ],
+)  # fmt: skip
+def test_refusals(arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
+    assert_refused(run(PROFILE, *arguments, "--out", tmp_path), BAD_SETTINGS, *words)
+
+
+def test_help_says_what_it_does() -> None:
+    done = run(PROFILE, "--help")
+    assert done.code == 0
+    assert "--budget" in done.out
