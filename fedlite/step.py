@@ -68,12 +68,32 @@ def objective(
     return loss, Seen(hits, {name: weights[name] for name in statistics}, hard.detach())
 
 
+def at_precision(goal: Objective, settings: TrainSettings) -> Objective:
+    """`goal` as settings.autocast says: with "bf16", matrix products and what else torch.autocast deems safe are in
+    bfloat16, while weights, loss and gradients stay float32. SettingsError for an "auto" that nobody resolved.
+    """
+    if settings.autocast == "auto":
+        raise SettingsError(
+            "autocast is auto, which depends on the device", remedy="call fedlite.autocast.resolve"
+        )
+    if settings.autocast == "off":
+        return goal
+
+    def mixed(
+        net: nn.Module, learned: Tensors, statistics: Tensors, x: Tensor, y: Tensor, soft: Soft | None = None
+    ) -> tuple[Tensor, Seen]:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return goal(net, learned, statistics, x, y, soft)
+
+    return mixed
+
+
 def soft_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T² · KL(softmax(teacher / T) ‖ softmax(logits / T)), the mean over examples. (Hinton et al. 2015, §2)
 
     Both are (batch, classes). T² keeps the gradient's size when T changes.
     """
-    log_p, log_q = (F.log_softmax(each / temperature, -1) for each in (teacher, logits))
+    log_p, log_q = (F.log_softmax(each.float() / temperature, -1) for each in (teacher, logits))
     return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 
 

@@ -19,7 +19,7 @@ from fedlite.errors import DataError, SettingsError
 from fedlite.models.bridge import layout
 from fedlite.models.norms import local_statistics, measured
 from fedlite.seeds import generator
-from fedlite.step import Objective, Soft, Tensors, begin, descend, objective, soft_of
+from fedlite.step import Objective, Soft, Tensors, at_precision, begin, descend, objective, soft_of
 from fedlite.tensors import apply_masks, check_like
 from fedlite.train_settings import TrainSettings
 from fedlite.types import Array, Masks, Params, is_range, is_statistic
@@ -71,8 +71,8 @@ def local_train(
     prepare(model))` does. Pruned coordinates are zero from the first step to the last. Batches come from the
     stream (seed, "batches", epoch). With distill_alpha below 1, `teacher` holds the teacher's logits for every
     example, (n, classes); else it is not looked at. UpdateError if params do not fit the model, DataError for
-    data or logits that are none, unequal or not for this model, SettingsError for a device that is not here or
-    a teacher that is missing.
+    data or logits that are none, unequal or not for this model, SettingsError for a device that is not here, a
+    teacher that is missing or an autocast that is not decided.
     """
     check_device(device)
     net = quantize.at(model, settings.bits)
@@ -97,6 +97,7 @@ def train_with(
     `goal` is what the gradient is taken of. The module is left in training mode. What copying a model costs is a
     tenth of a small client's time.
     """
+    goal = at_precision(goal, settings)
     weights = _weights(net, params, settings.bits, masks, device)
     data = _Data(x, y, device, soft_of(teacher, settings))
     unsure = data.y.min() < 0 or data.soft or hasattr(net, "check_labels")

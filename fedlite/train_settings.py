@@ -23,6 +23,11 @@ class TrainSettings:
     clip_norm: float = 0.0  # longest gradient, L2 over all tensors, the penalty's included; 0 is off
     bits: int = 32  # of weights; 2 to 8 train integer-aware, with inputs rounded to 8 bits
     distill_alpha: float = 1.0  # weight of the labels' loss, in [0, 1]; what is left of 1 is the teacher's
+    autocast: Literal["off", "auto", "bf16"] = (
+        "off"  # bf16 is mixed precision; fedlite.autocast resolves auto
+    )
+    arithmetic: Literal["float", "int8"] = "float"  # int8 trains in whole numbers: fedlite.int8_training
+    learn: str = "*"  # with int8: patterns of the tensors that learn, as "output.*,features.17.*"
     temperature: float = 1.0  # T > 0 that softens teacher and student (Hinton et al. 2015, §2)
 
     def __post_init__(self) -> None:
@@ -37,9 +42,21 @@ class TrainSettings:
             value = getattr(self, name)
             _require(name, value, 0 <= value < math.inf, "≥ 0")
         _require("bits", self.bits, self.bits in BITS, "32 (float32) or 2 to 8 (integer-aware)")
+        known = self.autocast in ("off", "auto", "bf16")
+        _require("autocast", self.autocast, known, "off, auto or bf16")
+        if self.autocast == "bf16" and self.bits < 32:
+            raise SettingsError(f"autocast is bf16, but {self.bits} bits round float32 numbers; leave it off")
         share = 0 <= self.distill_alpha <= 1
         _require("distill_alpha", self.distill_alpha, share, "in [0, 1]; 1 is no teacher")
         _require("temperature", self.temperature, 0 < self.temperature < math.inf, "> 0")
+        _require("arithmetic", self.arithmetic, self.arithmetic in ("float", "int8"), "float or int8")
+        if self.arithmetic == "int8" and self.bits != 8:
+            raise SettingsError(f"arithmetic is int8, but bits is {self.bits}; it needs 8")
+        _require(
+            "learn", self.learn, isinstance(self.learn, str) and self.learn, "patterns of tensors' names"
+        )
+        if self.learn != "*" and self.arithmetic != "int8":
+            raise SettingsError(f"learn is {self.learn!r}, which only int8 arithmetic knows; leave it '*'")
         if self.optimizer == "adam" and self.momentum:
             raise SettingsError(f"momentum is {self.momentum}, which adam does not use; leave it 0")
 

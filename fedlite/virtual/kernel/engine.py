@@ -68,6 +68,10 @@ def supports(model: nn.Module, settings: TrainSettings) -> str | None:
         return f"the optimizer is {settings.optimizer}"
     if settings.bits not in planning.BITS:
         return f"weights have {settings.bits} bits"
+    if settings.arithmetic != "float":
+        return f"the arithmetic is {settings.arithmetic}"
+    if settings.autocast != "off":
+        return f"autocast is {settings.autocast}"
     return planning.reason(model)
 
 
