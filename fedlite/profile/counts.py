@@ -23,6 +23,7 @@ from fedlite.types import is_range
 if TYPE_CHECKING:
     from torch import nn
 
+NAMELESS = "the file does not hold every parameter under its layer's name"
 TRAINING = 3  # a step's backward pass computes two products where its forward pass computes one
 
 
@@ -39,10 +40,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Counts:
-    """Learned parameters, those that are not zero, and multiply-adds of one example's forward pass."""
+    """Learned parameters, those that are not zero, and multiply-adds of one example's forward pass.
+
+    Without values for every parameter nobody knows how many are not zero.
+    """
 
     parameters: int
-    nonzeros: int
+    nonzeros: int | Unknown
     macs: int
     layers: tuple[Layer, ...]
 
@@ -69,14 +73,14 @@ def count(spec: ModelSpec, values: Values, example: Example) -> Counts:
             name=path or "(itself)",
             kind=type(module).__name__,
             parameters=sum(learned[name].numel() for name in own),
-            nonzeros=sum(int(np.count_nonzero(values[name])) for name in own),
+            nonzeros=sum(int(np.count_nonzero(values[name])) for name in own if name in values),
             macs=macs[path] - inside,
         )
         if layer.parameters or layer.macs:
             layers.append(layer)
     return Counts(
         parameters=sum(each.parameters for each in layers),
-        nonzeros=sum(each.nonzeros for each in layers),
+        nonzeros=sum(each.nonzeros for each in layers) if set(learned) <= set(values) else Unknown(NAMELESS),
         macs=macs[""],
         layers=tuple(layers),
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fedlite.profile import counts, energy, latency, memory
 from fedlite.profile.device import describe
 from fedlite.profile.examples import Example, example_of
+from fedlite.profile.onnx_source import runner
 from fedlite.profile.source import Subject
 from fedlite.profile.unknown import Unknown
 from fedlite.results.units import byte_text, seconds_text, three
@@ -52,10 +53,10 @@ def measure(subject: Subject, setup: Setup, input_shape: tuple[int, ...] = ()) -
 
     torch.set_num_threads(setup.threads)
     spec, example = subject.spec, example_of(subject.spec, input_shape)
-    call = _inference(subject, example, setup.batch)
+    call = _inference(subject, example, setup)
     time, joules, inferences = _timed(call, setup)
     with memory.bench(batch=setup.batch, train_batch=setup.train_batch, threads=setup.threads) as taken:
-        held = taken(spec, subject.bits, example)
+        held = taken(spec, subject.bits, example, subject.exported)
     return Figures(
         subject=subject,
         example=example,
@@ -77,18 +78,20 @@ def inference_of(spec: "ModelSpec", example: Example, batch: int) -> Callable[[]
     return _runner(build(spec), example, batch)
 
 
-def _inference(subject: Subject, example: Example, batch: int) -> Callable[[], object] | Unknown:
+def _inference(subject: Subject, example: Example, setup: Setup) -> Callable[[], object] | Unknown:
     from fedlite.compress import quantize
     from fedlite.models.bridge import load_params
     from fedlite.models.registry import build
 
+    if subject.exported:
+        return runner(subject.exported, example, setup.batch, setup.threads)
     if subject.integer:
         return Unknown(
             "fedlite's integer model is exact and not fast; export it (python -m fedlite.export) and time that file"
         )
     net = quantize.at(build(subject.spec), subject.bits)
     load_params(net, dict(subject.values))
-    return _runner(net, example, batch)
+    return _runner(net, example, setup.batch)
 
 
 def _runner(net: "nn.Module", example: Example, batch: int) -> Callable[[], object]:
@@ -148,9 +151,9 @@ def print_table(figures: Figures, *, layers: bool = False) -> None:
     for name, right in (("figure", False), ("value", True), ("of", False)):
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for name, value, text, note in _rows(figures):
-        if isinstance(value, Unknown):
+        if isinstance(value, Unknown) and name != "power_watts":  # whose reason is the energy's
             table.add_row(name, "–", f"not measurable here: {value.reason}")
-        else:
+        elif not isinstance(value, Unknown):
             table.add_row(name, text(value), note)
     console.print(table)
     if layers:
@@ -180,10 +183,11 @@ def _rows(figures: Figures) -> list[tuple[str, Figure, Callable[[Any], str], str
     train = f"a batch of {setup.train_batch}"
     per_inference = _of(joules, lambda e: e.joules / figures.inferences)
     scope = "" if isinstance(joules, Unknown) else f"{each}; {joules.source}: {joules.scope}, all that it did"
-    file = figures.subject.file_bytes
+    file, live = figures.subject.file_bytes, counted.nonzeros
+    share = "" if isinstance(live, Unknown) else f"{live / max(1, counted.parameters):.1%} of them"
     return [
         ("parameters", counted.parameters, _whole, "learned values"),
-        ("nonzeros", counted.nonzeros, _whole, f"{counted.nonzeros / max(1, counted.parameters):.1%} of them"),
+        ("nonzeros", counted.nonzeros, _whole, share),
         *([("bytes_file", file, byte_text, "the file given")] if file is not None else []),
         ("bytes_float32", figures.bytes_float32, byte_text, "as model.safetensors"),
         ("bytes_int8", figures.bytes_int8, byte_text, "as model.int8.safetensors"),

@@ -20,6 +20,7 @@ from typing import Any
 from fedlite.errors import FedliteError
 from fedlite.profile.examples import Example
 
+EXPORTED = "an exported file does not train"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -65,8 +66,10 @@ def figures(ask: dict[str, Any]) -> dict[str, int | str]:
     from fedlite.profile.memory import saved_bytes
 
     torch.set_num_threads(ask["threads"])
-    load_libraries()
     example = Example(tuple(ask["shape"]), ask["symbols"])
+    if ask["file"]:
+        return _exported(ask, example)
+    load_libraries()
     net = quantize.at(build(ModelSpec.from_json(ask["spec"])), ask["bits"])
     params = params_of(net)
     x, trained = example.batch(ask["batch"]), example.batch(ask["train_batch"])
@@ -80,6 +83,14 @@ def figures(ask: dict[str, Any]) -> dict[str, int | str]:
         "training": peak(lambda: _train(net, params, trained, ask["bits"])),
         "saved": _told(lambda: saved_bytes(net, torch.from_numpy(trained))),
     }
+
+
+def _exported(ask: dict[str, Any], example: Example) -> dict[str, int | str]:
+    """The first answer of a file that ONNX Runtime has loaded; it does not train."""
+    from fedlite.profile.onnx_source import runner
+
+    activation = peak(runner(Path(ask["file"]), example, ask["batch"], ask["threads"]))
+    return {"activation": activation, "training": EXPORTED, "saved": EXPORTED}
 
 
 def _train(net: Any, params: Any, x: Any, bits: int) -> None:

@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fedlite.profile.examples import Example
 from fedlite.profile.unknown import Unknown
@@ -34,7 +35,13 @@ class Memory:
     saved: Bytes
 
 
-Measure = Callable[["ModelSpec", int, Example], Memory]
+class Measure(Protocol):
+    """Measures one model."""
+
+    def __call__(
+        self, spec: "ModelSpec", bits: int, example: Example, exported: Path | None = None
+    ) -> Memory:
+        """Its memory at these bits; of an exported file, as ONNX Runtime runs it."""
 
 
 @contextmanager
@@ -52,8 +59,15 @@ def bench(*, batch: int, train_batch: int, threads: int) -> Iterator[Measure]:
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
     ) as child:
 
-        def measure(spec: "ModelSpec", bits: int, example: Example) -> Memory:
-            what = {"spec": spec.to_json(), "bits": bits, "shape": example.shape, "symbols": example.symbols}
+        def measure(spec: "ModelSpec", bits: int, example: Example, exported: Path | None = None) -> Memory:
+            file = str(exported) if exported else ""
+            what = {
+                "file": file,
+                "spec": spec.to_json(),
+                "bits": bits,
+                "shape": example.shape,
+                "symbols": example.symbols,
+            }
             return _answer(child, json.dumps(fixed | what))
 
         try:

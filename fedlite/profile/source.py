@@ -17,7 +17,7 @@ from fedlite.models.registry import NAMES, ModelSpec, Option, resolve, skeleton
 from fedlite.models.saved import load_model
 from fedlite.tensors import check_like
 
-SUFFIXES = (".safetensors", ".fedlite")
+SUFFIXES = (".safetensors", ".fedlite", ".onnx")
 WHOLE = "give the file as it was written, whole"
 Values = Mapping[str, NDArray[Any]]
 
@@ -27,7 +27,8 @@ class Subject:
     """A model: its spec, the bits it computes at, and its values by the network's own names.
 
     `values` are float32, but int8 and int32 for the layers of an integer model, for which `integer` is True.
-    `file_bytes` is the size of the file they came from, None without one.
+    `file_bytes` is the size of the file they came from, None without one; `exported` is a file that ONNX Runtime
+    runs, and then `values` hold what has a name of the network's own in it.
     """
 
     title: str
@@ -36,14 +37,15 @@ class Subject:
     values: Values
     file_bytes: int | None = None
     integer: bool = False
+    exported: Path | None = None
 
 
 def open_subject(text: str, input_shape: tuple[int, ...] = ()) -> Subject:
     """The model that `cnn`, `mobilenet_v2:width=0.5,norm=batch` or `run/model.safetensors` names.
 
     A family has the weights of seed 0. `input_shape`, if given, becomes the family's option of that name where it
-    has one. Files: model.safetensors, model.int8.safetensors, and Deep Compression's .fedlite. SettingsError for an
-    unknown family or option, and for a file that is missing, damaged or not ours.
+    has one. Files: model.safetensors, model.int8.safetensors, Deep Compression's .fedlite, an exported .onnx.
+    SettingsError for an unknown family or option, and for a file that is missing, damaged or not ours.
     """
     name = text.partition(":")[0]
     if name in NAMES:
@@ -106,6 +108,8 @@ def _from_file(path: Path) -> Subject:
         size = path.stat().st_size
         if path.suffix == ".fedlite":
             return _stored(path, size)
+        if path.suffix == ".onnx":
+            return _exported(path, size)
         if _is_integer(path):
             return _integer(path, size)
     except (OSError, SafetensorError) as error:
@@ -139,3 +143,11 @@ def _stored(path: Path, size: int) -> Subject:
     except PeerError as error:
         raise SettingsError(str(error.args[0]), remedy=WHOLE) from error
     return Subject(str(path), spec, 32, {name: params[name] for name in wanted}, size)
+
+
+def _exported(path: Path, size: int) -> Subject:
+    from fedlite.profile import onnx_source
+
+    spec, tensors = onnx_source.read(path)
+    values = {name: tensors[name] for name in layout(skeleton(spec)) if name in tensors}
+    return Subject(str(path), spec, 8, values, size, integer=True, exported=path)
