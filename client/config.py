@@ -29,7 +29,10 @@ class Config:
     max_epochs: int = option(100, "most epochs done in a round on the server's word")
     max_parameters: int = option(20_000_000, "largest model taken on the server's word")
     student: Path | None = option(
-        None, "the server's recipe; a device reads its teacher from it", metavar="RECIPE.toml", sets=StudentSettings
+        None,
+        "the server's recipe; a device reads its teacher from it",
+        metavar="RECIPE.toml",
+        sets=StudentSettings,
     )
     teacher: Path | None = option(
         None, "model.safetensors whose soft labels to learn from, if the server asks for it", metavar="FILE"

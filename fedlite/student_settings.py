@@ -40,7 +40,11 @@ class StudentSettings:
         8, "8 trains for the int8 model that is deployed, less for weights of fewer bits; 32 is plain float"
     )
     arithmetic: Literal["float", "int8"] = option(
-        "float", "int8 trains in whole numbers, in a quarter of the memory"
+        "float", "int8 trains in whole numbers, in less than a third of the memory"
+    )
+    learn: str = option("*", "with int8 arithmetic: tensors that learn, by patterns, as output.*,hidden.*")
+    autocast: Literal["off", "auto", "bf16"] = option(
+        "off", "bf16 trains in mixed precision where bits is 32; auto does where a device gains by it"
     )
     teacher: Path | None = option(
         None, "model.safetensors whose soft labels the student learns from, on every device", metavar="FILE"

@@ -53,7 +53,7 @@ class TrainSettings:
         if self.arithmetic == "int8" and self.bits != 8:
             raise SettingsError(f"arithmetic is int8, but bits is {self.bits}; it needs 8")
         _require(
-            "learn", self.learn, isinstance(self.learn, str) and self.learn, "patterns of tensors' names"
+            "learn", self.learn, isinstance(self.learn, str) and self.learn != "", "patterns of tensors' names"
         )
         if self.learn != "*" and self.arithmetic != "int8":
             raise SettingsError(f"learn is {self.learn!r}, which only int8 arithmetic knows; leave it '*'")

@@ -105,11 +105,11 @@ def prepare(device: Device, offer: Offer) -> Task | RecordDict:
 
 def run_task(task: Task) -> "TrainResult":
     """Local training, alone."""
-    from fedlite.train import local_train
+    from fedlite.local import train
 
     settings, version, drawn = task.manifest.settings, task.version, task.drawn
     teacher = task.device.teacher if task.manifest.teacher else None
-    return local_train(
+    return train(
         module_of(task.manifest.model, settings.bits),
         version.params,
         drawn.x,
@@ -119,6 +119,7 @@ def run_task(task: Task) -> "TrainResult":
         masks=version.masks,
         teacher=teacher.logits(drawn.x) if teacher is not None else None,
         device=task.device.compute,
+        folder=task.device.folder,
     )
 
 

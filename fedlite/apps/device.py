@@ -144,6 +144,7 @@ class Device:
     compute: str = "cpu"
     limits: Limits = Limits()
     teacher: Teacher | None = None
+    folder: Path | None = None  # for what is measured once on this device
     versions: MutableMapping[str, Version] = field(default_factory=WeakValueDictionary)  # by number and hash
 
 

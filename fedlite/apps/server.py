@@ -192,7 +192,9 @@ class _Course:
         clock = _Clock()
         combined, tally = self.crew.collect(chosen, self._manifest(model), model, self.rule)
         clock.lap("collect")
-        step, after = close(model, combined, self._pruner(model.params), codec_by_name(settings.downlink_codec))
+        step, after = close(
+            model, combined, self._pruner(model.params), codec_by_name(settings.downlink_codec)
+        )
         clock.lap("aggregate")
         scores = _evaluate(self.job, after)
         clock.lap("evaluate")

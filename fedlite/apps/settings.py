@@ -78,7 +78,8 @@ class JobSettings(StudentSettings):
             "weight_decay",
             "clip_norm",
         )
-        more = ("bits", "distill_alpha", "temperature") if self.teacher else ("bits",)
+        more = ["bits", "arithmetic", "learn", "autocast"]
+        more += ["distill_alpha", "temperature"] if self.teacher else []
         return {name: getattr(self, name) for name in (*names, *more)}
 
     def identity(self) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from fedlite.models import ModelSpec, build, initial_params
 from fedlite.models.registry import resolve
 from fedlite.models.saved import save_model
 from fedlite.modules import module_of
+from fedlite.seeds import derive
 from fedlite.tensors import size_bytes
 from fedlite.train import predict
+from fedlite.types import is_statistic
 from fedlite.virtual.engines.compiled import Compiled
 from tests.integration.federation import over_the_link, shares
 from tests.integration.test_cohort import assert_same, by_messages, record, stacked
@@ -32,6 +34,9 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "prunefl": {"sparsity": 0.6, "prune": "prunefl", "prune_every": 2},
     "rigl": {"sparsity": 0.7, "prune": "rigl", "prune_every": 2, "prune_end": 6},
     "4 bits": {"bits": 4},
+    "int8 arithmetic": {"arithmetic": "int8"},
+    "int8 arithmetic, the last layer": {"arithmetic": "int8", "learn": "output.*"},
+    "mixed precision": {"autocast": "bf16", "bits": 32},
     "taught": {"teacher": "teacher", "distill_alpha": 0.3, "temperature": 3.0},
     "all at once": {
         "channels": 0.5, "sparsity": 0.5, "prune": "gradual", "prune_round": 1, "prune_end": 4,
@@ -165,6 +170,9 @@ def test_a_run_goes_on_with_its_own_student_alone(teacher: Path, tmp_path: Path)
         ({"prune": "gradual", "sparsity": 0.5, "prune_round": 5, "prune_end": 5}, "round 5 to 5"),
         ({"distill_alpha": 1.5}, "--distill-alpha is 1.5"),
         ({"temperature": 0.0}, "--temperature is 0.0"),
+        ({"arithmetic": "int8", "bits": 32}, "it needs 8"),
+        ({"learn": "output.*"}, "only int8 arithmetic"),
+        ({"autocast": "bf16"}, "bits round"),
         ({"teacher": Path("nowhere.safetensors")}, "cannot read nowhere.safetensors"),
         ({"start": Path("nowhere.safetensors")}, "cannot read nowhere.safetensors"),
     ],
@@ -172,6 +180,13 @@ def test_a_run_goes_on_with_its_own_student_alone(teacher: Path, tmp_path: Path)
 def test_what_makes_no_student(given: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=text):
         stacked(JobSettings(**PLAIN | given), tmp_path / "run")
+
+
+def test_only_the_layers_that_learn_move(teacher: Path, tmp_path: Path) -> None:
+    model, _ = stacked(settings_of("int8 arithmetic, the last layer", teacher), tmp_path / "run")
+    first = initial_params(module_of(model.spec, 8), derive(0, "model"))
+    moved = {name for name in first if (model.params[name] != first[name]).any() and not is_statistic(name)}
+    assert moved == {"output.weight", "output.bias"}
 
 
 def test_a_smaller_student_sends_less(teacher: Path, tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedlite.errors import FedliteError
+from fedlite.local import train
 from fedlite.modules import module_of
 from fedlite.tensors import apply_masks, subtract
-from fedlite.train import TrainResult, train_with
+from fedlite.train import TrainResult
 from fedlite.virtual.engines.base import Share, Work, samples_of
 from fedlite.virtual.rows import Trained, to_row, width
 from fedlite.virtual.samples import Taken
@@ -41,7 +42,7 @@ class Loop:
 def train_alone(work: Work, samples: Taken, seed: int) -> TrainResult:
     """One client's local training."""
     module, (x, y, teacher) = module_of(work.model, work.settings.bits), samples
-    return train_with(module, work.params, x, y, work.settings, seed=seed, masks=work.masks, teacher=teacher)
+    return train(module, work.params, x, y, work.settings, seed=seed, masks=work.masks, teacher=teacher)
 
 
 def reason(error: Exception) -> str:
