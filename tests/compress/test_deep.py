@@ -103,25 +103,26 @@ def test_strongest_units_by_hand() -> None:
     assert units.strongest(params, [("a", 2)])["a"].tolist() == [1, 2]
 
 
-def test_a_weight_that_was_pruned_wrongly_comes_back() -> None:
-    """Two inputs, the second tells the class; the first begins larger. (Lin et al. 2020: feedback)"""
-    spec = resolve("linear", {"input_shape": (1, 1, 2), "num_classes": 2})
-    random = np.random.default_rng(0)
-    y = random.integers(0, 2, 512)
-    x = np.stack([random.standard_normal(512), 2.0 * y - 1], 1).astype(np.float32).reshape(-1, 1, 1, 2)
-    begin = {name: np.zeros_like(value) for name, value in params_of(spec).items()}
-    [weight] = [name for name, value in begin.items() if value.ndim == 2]
-    begin[weight][:, 0] = [0.1, -0.1]
+def test_pruned_weights_are_zero_and_the_others_learn(
+    digits: tuple[Examples, Examples], trained: Params
+) -> None:
+    """Masks close in two steps; the schedule is asked from progress 0 to 1 and its last word holds."""
+    asked: list[float] = []
+    masks = {name: np.arange(value.size).reshape(value.shape) % 2 == 0 for name, value in trained.items()}
 
     def half(params: Params, progress: float) -> dict[str, np.ndarray]:
-        size = np.abs(params[weight])
-        return {weight: size == size.max(1, keepdims=True)}
+        asked.append(progress)
+        return masks if progress > 0.5 else {}
 
-    net = load(build(spec), begin)
-    found, masks = train_masked(net, Examples(x, y), Training(10, 32, 0.02), seed=0, masks_at=half)
-    assert masks[weight].tolist() == [[False, True], [False, True]]
-    assert (found[weight][:, 0] == 0).all()
-    assert error(spec, found, Examples(x, y)) == 0
+    net = load(build(SPEC), trained)
+    found, last = train_masked(net, digits[0], Training(2, 64), seed=0, masks_at=half, updates=4)
+    assert asked[0] == 0
+    assert asked[-1] == 1
+    assert last is masks
+    for name, value in found.items():
+        assert (value[~masks[name]] == 0).all()
+        assert (value[masks[name]] != trained[name][masks[name]]).any()
+    assert error(SPEC, found, digits[0]) < error(SPEC, apply_masks(trained, masks), digits[0]) - 5
 
 
 def test_trained_centroids_lower_the_loss_and_keep_the_indices(
