@@ -47,6 +47,18 @@ def test_by_ability_or_by_name(chosen: list[Engine], records: Path, wanted: Name
     assert not records.exists(), "nothing was measured"
 
 
+@pytest.mark.parametrize("how", [{"bits": 4}, {"autocast": "bf16"}], ids=str)
+def test_few_bits_and_mixed_precision_train_with_torch(chosen: list[Engine], how: dict[str, object]) -> None:
+    """And only there: by name the kernel is refused, with what it cannot do."""
+    given = work(**how)
+    chosen.append(choose(share, given, CLIENTS, workers=1))
+    assert type(chosen[0]) is Loop
+    done = chosen[0].train(given, [0, 1], [1, 2])
+    assert not done.failed
+    with pytest.raises(SettingsError, match=r"4 bits|autocast is bf16"):
+        choose(share, given, CLIENTS, workers=1, wanted="compiled")
+
+
 def test_what_the_kernel_does_not_know_is_measured_once(
     chosen: list[Engine], records: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
