@@ -73,7 +73,7 @@ class SsdLite(nn.Module):
         found = []
         for level, maps in enumerate(self._maps(x)):
             parts = (head[level](maps).permute(0, 2, 3, 1) for head in (self.places, self.kinds))
-            rows = [each.reshape(len(x), maps.shape[2] * maps.shape[3] * PER_PLACE, -1) for each in parts]
+            rows = [each.reshape(x.shape[0], maps.shape[2] * maps.shape[3] * PER_PLACE, -1) for each in parts]
             found.append(torch.cat(rows, 2))
         return torch.cat(found, 1)
 
