@@ -61,6 +61,10 @@ class StudentSettings:
             raise SettingsError(f"--energy is {self.energy}, above 0 to 1 wanted")
         if self.energy < 1 and self.fedpara:
             raise SettingsError("--energy and --fedpara at once", remedy="give one of them")
+        if self.fedpara and self.start is not None:
+            raise SettingsError(
+                "--fedpara begins its factors anew, so --start would be lost", remedy="use --energy with --start"
+            )
         if not 0 <= self.distill_alpha <= 1:
             raise SettingsError(f"--distill-alpha is {self.distill_alpha}, 0 to 1 wanted")
         if not 0 < self.temperature < math.inf:

@@ -20,7 +20,7 @@ from fedlite.errors import StateError, StorageError
 from fedlite.ledger.store import Ledger
 from fedlite.results.folder import ROWS_FILE
 from fedlite.results.lines import write_whole
-from fedlite.rounds import Model
+from fedlite.rounds import Model, Rule
 from fedlite.seeds import derive
 from fedlite.train_settings import TrainSettings
 from fedlite.types import Params
@@ -58,6 +58,11 @@ class Workshop:
         return self.first[0]
 
     @cached_property
+    def rule(self) -> Rule:
+        """How results become the next model."""
+        return make_rule(self.settings, lambda: self.spec)
+
+    @cached_property
     def teacher(self) -> str:
         """The name of the model that teaches, or none."""
         teacher = open_teacher(self.settings.teacher)
@@ -69,7 +74,7 @@ class Workshop:
         A `new` run's model is made and meets a test sample, which loads torch; an old run's model has done so.
         """
         settings = self.settings
-        rule = make_rule(settings)
+        rule = self.rule
         TrainSettings(**settings.train_settings() | dict(rule.client_settings()))
         for name in (settings.uplink_codec, settings.downlink_codec):
             codec_by_name(name)
@@ -125,7 +130,18 @@ def make_job(
     """The job these settings describe."""
     settings = workshop.settings
     evaluate = workshop.score if settings.dataset else None
-    return Job(settings, workshop.initial, evaluate, receiver, sign, who, patient, shut_out, workshop.teacher)
+    return Job(
+        settings,
+        workshop.initial,
+        workshop.rule,
+        evaluate,
+        receiver,
+        sign,
+        who,
+        patient,
+        shut_out,
+        workshop.teacher,
+    )
 
 
 def unsigned(text: bytes) -> bytes:

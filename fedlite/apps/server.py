@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any, Protocol
 
@@ -62,6 +62,7 @@ class Job:
 
     settings: JobSettings
     initial: Callable[[], tuple[str, Params]]
+    rule: Rule
     evaluate: Evaluate | None
     receiver: Receiver
     sign: Callable[[bytes], bytes]
@@ -98,7 +99,7 @@ def run_with(crew: Crew, job: Job, ledger: Ledger, watcher: Watcher, stop: Event
     have already answered send the same bytes.
     """
     settings = job.settings
-    course = _Course(job, crew, ledger, make_rule(settings), watcher)
+    course = _Course(job, crew, ledger, job.rule, watcher)
     model = course.resume()
     while model.round_num < settings.rounds and not stop.is_set():
         try:
@@ -113,8 +114,14 @@ def run_with(crew: Crew, job: Job, ledger: Ledger, watcher: Watcher, stop: Event
     return model
 
 
-def make_rule(settings: JobSettings) -> Rule:
-    """The rule that `--strategy` names."""
+def make_rule(settings: JobSettings, spec: Callable[[], str]) -> Rule:
+    """The rule that `--strategy` names; FedDF's asks for the ModelSpec, and opens the public data."""
+    if settings.strategy == "feddf":
+        from fedlite.data.spec import open_data
+        from fedlite.fusion import SERVER, Fusion
+
+        public = open_data(settings.public, data_dir=settings.data_dir)
+        return Fusion(spec(), public.x, settings.seed, replace(SERVER, bits=settings.bits))
     if settings.strategy.startswith("flwr:"):
         return stock_rule(settings.strategy.removeprefix("flwr:"), settings.seed)
     return Streaming(strategy_by_name(settings.strategy))

@@ -25,7 +25,10 @@ class JobSettings(StudentSettings):
     )
     num_classes: int = option(0, "number of classes, when there are no test data to count them in")
     strategy: str = option(
-        "fedavg", "fedavg, fedprox:mu=0.01, fedadam:…, or flwr:NAME:key=value for Flower's"
+        "fedavg", "fedavg, fedprox:mu=0.01, fedadam:…, feddf, or flwr:NAME:key=value for Flower's"
+    )
+    public: str = option(
+        "", "with feddf: examples, as --data names them, on which the server distils; labels are not used"
     )
     cohort: int = option(0, "clients per round; 0 takes all that are there")
     over_selection: float = option(1.0, "ask this many times the cohort; the first to answer count")
@@ -59,6 +62,11 @@ class JobSettings(StudentSettings):
         for name in ("cohort", "evaluate_every", "num_classes"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"--{name.replace('_', '-')} is {getattr(self, name)}, at least 0 wanted")
+        if (self.strategy == "feddf") != bool(self.public):
+            raise SettingsError(
+                f"--strategy is {self.strategy} and --public is {self.public!r}",
+                remedy="feddf distils on public examples: give --public with it, and with it alone",
+            )
         if not 1 <= self.over_selection < math.inf:
             raise SettingsError(f"--over-selection is {self.over_selection}, at least 1 wanted")
         if self.cohort and self.cohort < self.quorum:
@@ -84,7 +92,7 @@ class JobSettings(StudentSettings):
 
     def identity(self) -> dict[str, Any]:
         """What may not change while a run goes on."""
-        names = ("dataset", "model", "strategy", "seed", "uplink_codec", "downlink_codec")
+        names = ("dataset", "model", "strategy", "public", "seed", "uplink_codec", "downlink_codec")
         student = (item.name for item in fields(StudentSettings))
         return {name: _known(getattr(self, name)) for name in (*names, *student)}
 

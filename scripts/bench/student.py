@@ -4,9 +4,9 @@
     python scripts/bench/student.py --data-dir DATA --quick   one seed, a third of the rounds
 
 Fashion-MNIST: 50 clients by Dirichlet(0.3), 10 a round, one epoch in batches of 20. The dense network is McMahan's CNN
-in float32. The student is the same network, structurally pruned before the first round (so it is that much smaller for
-devices, updates and files), trained int8-aware. Both begin at random, and run through the simulator's rounds. Accuracy is
-on the 10,000 test images, the mean of the last five rounds; the student's is computed rounded, as int8.
+in float32. The student is the same network, structurally pruned before the first round, so that it is smaller for
+devices, updates and files, and trained int8-aware. Both begin at random, and run through the simulator's rounds.
+Accuracy is on the 10,000 test images, the mean of the last five rounds; the student's is computed rounded, as int8.
 
 The taught student learns from soft labels too. Its teacher is the dense network, trained by its owner on 10,000 images
 that no client holds (the other runs do not see them: their clients hold the same 50,000).
