@@ -4,7 +4,6 @@ Going back, a layer is computed once more from its saved input, a few examples a
 activations and pooling need nothing saved; and what each weight learns is handed over at once.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlite.int8_training.plan import INPUT, Plan, Step, join, run_tail
-from fedlite.int8_training.products import Product
+from fedlite.int8_training.products import Product, Take
 from fedlite.int8_training.reading import Operation
 from fedlite.int8_training.saved import Saved, bits, mask_bits, moved, save
 from fedlite.int8_training.weights import Weight
-
-Take = Callable[[str, slice, Tensor], None]  # (tensor's name, channels, their gradient)
 
 
 @dataclass(eq=False)
@@ -28,6 +25,7 @@ class State:
     weights: dict[str, Weight]
     small: dict[str, Tensor]
     ranges: dict[str, Tensor]
+    in_integers: bool  # whether products of whole numbers are computed as such
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +86,16 @@ def _joined(step: Step, sources: list[Tensor], masks: list[NDArray[np.uint8]]) -
 
 
 def _layer_forward(step: Step, state: State, saved: Saved) -> Tensor:
-    product = Product(step, state.weights[f"{step.name}.weight"], state.small.get(f"{step.name}.bias"))
+    product = _product(step, state)
     out = torch.empty((len(saved.steps), *step.result))
     for part in product.portions(len(saved.steps)):
         out[part] = run_tail(step, product.forward(saved, part), state.small)
     return out
+
+
+def _product(step: Step, state: State) -> Product:
+    bias = state.small.get(f"{step.name}.bias")
+    return Product(step, state.weights[f"{step.name}.weight"], bias, state.in_integers)
 
 
 def backward(plan: Plan, state: State, kept: Kept, slope: Tensor, needs: Needs, take: Take) -> None:
@@ -149,7 +152,7 @@ def _layer_backward(
 ) -> Tensor | None:
     """What the layer and its tail learn; and the slope of the layer's input, if that passes on."""
     name = f"{step.name}.weight"
-    product = Product(step, state.weights[name], state.small.get(f"{step.name}.bias"))
+    product = _product(step, state)
     product.begin(name in needs.learns, passes)
     found = {each: torch.zeros_like(state.small[each]) for each in step.small if each in needs.learns}
     down = torch.empty(saved.steps.shape) if passes else None

@@ -41,7 +41,7 @@ class Trained(Mapping[str, Array]):
         now, before = self._weights[name], to_integers(given, mask)
         rows = torch.from_numpy(out.reshape(len(out), -1))
         for part in now.portions():
-            rows[part] += now.exact(part) - before.exact(part)
+            rows[part] += now.real(part) - before.real(part)
         return out
 
     def __iter__(self) -> Iterator[str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedlite.compress.quantize import LEVELS, RANGE_MOMENTUM, Grid, activation_grid
 
-PORTION = 2**18  # numbers taken at a time, at least an example
+PORTION = 2**15  # numbers taken at a time, at least an example
 
 
 @dataclass(frozen=True, eq=False)

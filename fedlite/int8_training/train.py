@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlite.errors import DataError, SettingsError
+from fedlite.int8_training.integers import integers_pay
 from fedlite.int8_training.passes import Needs, State, backward, forward
 from fedlite.int8_training.plan import Plan, read_plan
 from fedlite.int8_training.result import Trained
-from fedlite.int8_training.sparse import EVERYTHING, SparseUpdate
+from fedlite.int8_training.sparse import EVERYTHING, SparseUpdate, update_named
 from fedlite.int8_training.weights import learn, to_integers
 from fedlite.models.bridge import layout
 from fedlite.models.registry import ModelSpec
@@ -42,13 +43,14 @@ def int8_train(
     seed: int,
     masks: Masks | None = None,
     teacher: Array | None = None,
-    update: SparseUpdate = EVERYTHING,
+    update: SparseUpdate | str = EVERYTHING,
 ) -> TrainResult:
     """Train `params` on (x, y) in int8; `model` only says how they compute.
 
     As `local_train` with settings.bits 8, of whose params it takes and gives the same names; batches are the
     same, rounding comes from the stream (seed, "rounding"). The result's params compute float32 arrays when they
-    are asked for, one at a time; tensors that `update` leaves out are those given. What cannot be had a layer at
+    are asked for, one at a time; tensors that `update` (also "head", "last:3", as `update_named` reads them) leaves
+    out are those given. What cannot be had a layer at
     a time is refused: adam, momentum and clip_norm. SettingsError for that, for a model with other layers than
     docs/int8_training.md lists, or an update of tensors that are not there; UpdateError and DataError as
     `local_train`.
@@ -57,6 +59,8 @@ def int8_train(
     plan = read_plan(model, x.shape[1:])
     check_like(params, layout(plan.net), "params")
     _check_data(plan, x, y, settings, teacher)
+    if isinstance(update, str):
+        update = update_named(plan, update)
     run = _Run(plan, settings, update.resolve(plan), params, _live(masks or {}), generator(seed, "rounding"))
     state = begin(params, masks or {}, plan)
     needs = Needs.of(plan, run.tensors)
@@ -80,6 +84,7 @@ def begin(params: Params, masks: Masks, plan: Plan) -> State:
         {name: to_integers(params[name], masks.get(name)) for name in params if name in weights},
         {name: _tensor(value, masks.get(name)) for name, value in rest.items() if not is_statistic(name)},
         {name: torch.tensor(value) for name, value in rest.items() if is_statistic(name)},
+        integers_pay(),
     )
 
 
@@ -125,12 +130,12 @@ class _Run:
         live = self.live.get(name)
         if name in state.weights:
             weight = state.weights[name]
-            before = weight.integers[rows].clone(), weight.scale[rows].clone()
-            anchor = self.anchor[name].reshape(weight.integers.shape)
-            own = None if live is None else live.reshape(weight.integers.shape)[rows]
+            before = weight.steps[rows].clone(), weight.scale[rows].clone()
+            anchor = self.anchor[name].reshape(weight.steps.shape)
+            own = None if live is None else live.reshape(weight.steps.shape)[rows]
             learn(weight, rows, gradient, self.settings, anchor, own, self.random)
             if some is not None:
-                weight.integers[rows] = torch.where(chosen[:, None], weight.integers[rows], before[0])
+                weight.steps[rows] = torch.where(chosen[:, None], weight.steps[rows], before[0])
                 weight.scale[rows] = torch.where(chosen, weight.scale[rows], before[1])
             return
         value = state.small[name]

@@ -58,8 +58,8 @@ def test_arguments_are_left_alone_and_a_spec_does_as_well_as_a_model():
 
 def test_it_learns_what_float_training_learns(digits):
     x, y, test_x, test_y = digits
-    model, params = start()
-    settings = TrainSettings(epochs=3, batch_size=16, learning_rate=0.1, bits=8)
+    model, params = start("mlp", input_shape=(1, 8, 8))
+    settings = TrainSettings(epochs=6, batch_size=16, learning_rate=0.3, bits=8)
     ours = int8_train(model, params, x, y, settings, seed=1)
     theirs = local_train(model, params, x, y, settings, seed=1)
     got, want = (evaluate(model, dict(each.params), test_x, test_y, bits=8) for each in (ours, theirs))
@@ -73,16 +73,15 @@ def test_it_learns_what_float_training_learns(digits):
 def test_rounding_at_random_moves_weights_as_float_training_does_on_average():
     model, params = start("mlp", input_shape=(1, 8, 8))
     x, y = some(16)
-    gentle = TrainSettings(batch_size=16, learning_rate=5e-4, bits=8)  # far less than a step of 8 bits
-    wanted = subtract(local_train(model, params, x, y, gentle, seed=0).params, params)
-    runs = [subtract(int8_train(model, params, x, y, gentle, seed=s).params, params) for s in range(20)]
-    mean = np.mean([run["hidden.0.weight"] for run in runs], axis=0)
-    cosine = (
-        (mean * wanted["hidden.0.weight"]).sum()
-        / np.linalg.norm(mean)
-        / np.linalg.norm(wanted["hidden.0.weight"])
-    )
-    assert cosine > 0.98
+    gentle = TrainSettings(batch_size=16, learning_rate=0.03, bits=8)
+    name = "hidden.0.weight"
+    wanted = subtract(local_train(model, params, x, y, gentle, seed=0).params, params)[name]
+    half_a_step = np.abs(params[name]).max(1, keepdims=True) / 127 / 2
+    assert (np.abs(wanted) < half_a_step).mean() > 0.9  # rounded to nearest, most weights would never move
+    runs = [subtract(int8_train(model, params, x, y, gentle, seed=s).params, params)[name] for s in range(40)]
+    mean = np.mean(runs, axis=0)
+    assert (mean * wanted).sum() / np.linalg.norm(mean) / np.linalg.norm(wanted) > 0.93
+    assert (mean * wanted).sum() / (wanted * wanted).sum() == pytest.approx(1, abs=0.05)
 
 
 def test_pruned_coordinates_stay_zero():
@@ -107,7 +106,8 @@ def test_weight_decay_and_the_penalty_pull_as_in_float():
         ours = subtract(int8_train(model, params, x, y, pulled, seed=0).params, params)
         theirs = subtract(local_train(model, params, x, y, pulled, seed=0).params, params)
         for name in ("hidden.0.weight", "output.weight", "output.bias"):
-            assert np.linalg.norm(ours[name] - theirs[name]) < 0.1 * np.linalg.norm(theirs[name]), name
+            along = (ours[name] * theirs[name]).sum() / (theirs[name] ** 2).sum()
+            assert along == pytest.approx(1, abs=0.05), name
 
 
 def test_a_teacher_is_heard():
