@@ -61,7 +61,7 @@ from fedlite.virtual.samples import Picked  # noqa: E402
 from fedlite.virtual.workload import forward_flops  # noqa: E402
 
 CLIENTS, COHORT, PUBLIC, LAST = 50, 10, 10_000, 5
-CHANNELS = 0.55  # share of every layer's channels that goes
+CHANNELS = 0.75  # share of every layer's channels that goes
 ALPHA, TEMPERATURE = 0.3, 4.0
 TEACHER = TrainSettings(epochs=8, batch_size=20, learning_rate=0.05, momentum=0.5)
 JOB: dict[str, Any] = {
