@@ -27,11 +27,18 @@ _SAME = ("Reshape", "Transpose", "MaxPool")
 Parts = dict[str, NDArray[Any]]  # of an integer layer, as fedlite.compress.integer names them
 
 
-def layer(graph: Graph, x: str, name: str, parts: Parts, op: str, **attributes: Any) -> str:
-    """Add a rounded layer, `op` Conv or Gemm, that reads the float32 value x; its float32 result."""
+def layer(graph: Graph, x: str, name: str, parts: Parts, op: str, sizes: list[int], **attributes: Any) -> str:
+    """Add a rounded layer, `op` Conv or Gemm, that reads the float32 value x; its float32 result, of these sizes."""
     scale, zero_point = parts["act_scale"].reshape(()), parts["act_zero_point"].reshape(())
     rounded = graph.add(QUANTIZE, x, scale=scale, zero_point=zero_point)
-    held = {"parts": parts, "name": name, "kind": op, "scale": scale, "zero_point": zero_point}
+    held = {
+        "parts": parts,
+        "name": name,
+        "kind": op,
+        "sizes": sizes,
+        "scale": scale,
+        "zero_point": zero_point,
+    }
     return graph.add(LAYER, rounded, attributes=attributes, **held)
 
 
@@ -106,7 +113,10 @@ def _write(graph: Graph, node: Node, readers: list[Node], outputs: list[str]) ->
         graph.nodes.append(Node("QuantizeLinear", [node.inputs[0], *grid], node.outputs))
     elif node.op == LAYER:
         fused = [each.op for each in readers] == [QUANTIZE] and node.outputs[0] not in outputs
-        _write_layer(graph, node, fused or node.attributes["kind"] == "Gemm")
+        if not fused and _is_pointwise(node):
+            _write_pointwise(graph, node)
+        else:
+            _write_layer(graph, node, fused or node.attributes["kind"] == "Gemm")
     else:
         graph.nodes.append(node)
 
@@ -120,6 +130,34 @@ def _write_layer(graph: Graph, node: Node, integer: bool) -> None:
         scale = parts["weight_scale"] * parts["act_scale"]
         inputs.append(_values(graph, f"{held['name']}.bias", parts["bias"], scale, integer))
     graph.nodes.append(Node(held["kind"], inputs, node.outputs, held["attributes"]))
+
+
+def _is_pointwise(node: Node) -> bool:
+    """Whether a convolution is a dense layer at each place of an image."""
+    weight, how = node.attributes["parts"]["weight"], node.attributes["attributes"]
+    return (
+        node.attributes["kind"] == "Conv"
+        and weight.ndim == 4
+        and weight.shape[2:] == (1, 1)
+        and how["group"] == 1
+        and set(how["strides"]) == {1}
+        and not any(how["pads"])
+    )
+
+
+def _write_pointwise(graph: Graph, node: Node) -> None:
+    """As a Gemm over places, which has whole numbers inside and a float32 result."""
+    held = node.attributes
+    outputs, inputs = held["parts"]["weight"].shape[:2]
+    count, _, height, width = held["sizes"]
+    turned = graph.add("Transpose", node.inputs[0], perm=[0, 2, 3, 1])
+    rows = graph.add("Reshape", turned, graph.constant([-1, inputs], np.int64))
+    parts = held["parts"] | {"weight": held["parts"]["weight"].reshape(outputs, inputs)}
+    found = graph.fresh("gemm")
+    dense = held | {"parts": parts, "kind": "Gemm", "attributes": {"transB": 1}}
+    _write_layer(graph, Node(LAYER, [rows], [found], dense), True)
+    image = graph.add("Reshape", found, graph.constant([count, height, width, outputs], np.int64))
+    graph.nodes.append(Node("Transpose", [image], node.outputs, {"perm": [0, 3, 1, 2]}))
 
 
 def _values(graph: Graph, name: str, steps: NDArray[Any], scale: NDArray[Any], integer: bool) -> str:

@@ -182,10 +182,10 @@ def _rounded(low: Lowering, node: Any, arguments: list[Any]) -> str:
     parts, sizes = low.integers[weight.layer], low.shape(node.args[0])
     x = low.name(arguments[0])
     if parts["weight"].ndim > 2:
-        return layer(low.graph, x, weight.layer, parts, "Conv", **convolution(arguments[3:]))
+        return layer(low.graph, x, weight.layer, parts, "Conv", low.shape(node), **convolution(arguments[3:]))
     if len(sizes) > 2:
         x = low.reshape(x, [-1, sizes[-1]])
-    y = layer(low.graph, x, weight.layer, parts, "Gemm", transB=1)
+    y = layer(low.graph, x, weight.layer, parts, "Gemm", [-1], transB=1)
     return low.reshape(y, low.shape(node)) if len(sizes) > 2 else y
 
 

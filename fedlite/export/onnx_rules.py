@@ -25,25 +25,35 @@ def _unary(op: str, **attributes: Any) -> Rule:
 
 def _binary(op: str) -> Rule:
     def rule(low: Lowering, node: Any, x: Any, y: Any, alpha: Any = 1, *_: Any) -> str:
-        kind = _dtype(node, x, y)
+        kinds = [_kind(node, place, value) for place, value in enumerate((x, y))]
+        kind = torch.promote_types(*kinds)
+        left, right = (_as(low, value, own, kind) for value, own in zip((x, y), kinds, strict=True))
         if alpha not in (1, None):
-            y = low.graph.add("Mul", low.name(y, kind), low.name(alpha, kind))
-        return low.graph.add(op, low.name(x, kind), low.name(y, kind))
+            right = low.graph.add("Mul", right, _as(low, alpha, kind, kind))
+        return low.graph.add(op, left, right)
 
     return rule
 
 
-def _dtype(node: Any, *values: Any) -> Any:
-    """The dtype a plain number takes beside the tensor it meets."""
-    tensors = [each.meta["val"] for each in node.args if isinstance(each, torch.fx.Node)]
-    kinds = [each.dtype for each in tensors if isinstance(each, torch.Tensor)]
-    return np.int64 if kinds and kinds[0] == torch.int64 else np.float32
+def _kind(node: Any, place: int, value: Any) -> torch.dtype:
+    """The dtype of an argument; a plain number's is float32, or does not matter (bool, the least of all)."""
+    argument = node.args[place]
+    if isinstance(argument, torch.fx.Node):
+        return argument.meta["val"].dtype  # type: ignore[no-any-return]
+    return torch.float32 if isinstance(value, float) else torch.bool
+
+
+def _as(low: Lowering, value: Any, own: torch.dtype, kind: torch.dtype) -> str:
+    """A value in dtype `kind`."""
+    if isinstance(value, str):
+        return value if own == kind else low.graph.add("Cast", value, to=_TYPES[kind])
+    return low.name(torch.as_tensor(value, dtype=kind))
 
 
 def _compare(op: str, negate: bool = False) -> Rule:
     def rule(low: Lowering, node: Any, x: Any, y: Any) -> str:
-        found = _binary(op)(low, node, x, y)
-        return low.graph.add("Not", found) if negate else str(found)
+        found: str = _binary(op)(low, node, x, y)
+        return low.graph.add("Not", found) if negate else found
 
     return rule
 
@@ -116,7 +126,7 @@ def _select(low: Lowering, node: Any, x: Any, axis: int, index: int) -> str:
 
 def _reduce(op: str) -> Rule:
     def rule(low: Lowering, node: Any, x: Any, axes: Any = None, keep: bool = False, *_: Any) -> str:
-        axes = [axes] if isinstance(axes, int) else axes
+        x, axes = _cast(low, node, x), [axes] if isinstance(axes, int) else axes
         given = [low.ints(axes)] if axes else []
         return low.graph.add(op, low.name(x), *given, keepdims=int(keep))
 
@@ -297,6 +307,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "leaky_relu": lambda low, node, x, slope: low.graph.add("LeakyRelu", low.name(x), alpha=slope),
     "logical_not": _unary("Not"),
     "bitwise_not": _unary("Not"),
+    "rsub": lambda low, node, x, y, *_: low.graph.add("Sub", low.name(y), low.name(x)),
     "rsqrt": _rsqrt,
     "pow": _power,
     "eq": _compare("Equal"),

@@ -1,7 +1,9 @@
 """ONNX Runtime: the int8 file, and running it. uint8 activations and int8 weights (U8S8), x86 and ARM alike."""
 
 import platform
+from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,3 +76,13 @@ def _processor() -> str:
         return Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:
         return "avx2" if platform.machine().lower() in ("x86_64", "amd64") else ""
+
+
+def kernels(path: Path) -> dict[str, int]:
+    """How many of each operator ONNX Runtime runs for a file, after it has fused what it can on this machine."""
+    import onnx
+
+    with TemporaryDirectory() as folder:
+        load(path, optimized=Path(folder) / "optimized.onnx")
+        nodes = onnx.load(str(Path(folder) / "optimized.onnx")).graph.node
+        return dict(sorted(Counter(node.op_type for node in nodes).items()))
