@@ -52,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run; a FedliteError becomes one line on standard error and an exit code: 2 for settings, 1 for the rest."""
     try:
         return body(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        print("stopped; what was measured is kept, and the same command goes on from there", file=sys.stderr)
+        return FAILED
     except FedliteError as error:
         text = "".join(
             each if each.isprintable() else "?" for each in str(error)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fedlite.profile.candidates import Candidate, relatives
 from fedlite.profile.config import Config
 from fedlite.profile.contest import Contest, open_contest, open_samples
 from fedlite.profile.device import describe, key_of
-from fedlite.profile.examples import example_of
+from fedlite.profile.examples import Example, example_of
 from fedlite.profile.figures import Setup, inference_of
 from fedlite.profile.search import NOT_ASKED, Standing, halve, within
 from fedlite.profile.source import parse_shape, spec_of_text
@@ -68,16 +69,15 @@ class _Figures:
         question = [json.loads(spec.to_json()), self._shape, vars(self._setup)]
         return self._cache.get(kind.name, question, lambda: self._fresh(kind.name, spec))
 
-    def size(self, candidate: Candidate) -> tuple[int, int]:
+    def size(self, candidate: Candidate) -> tuple[float, ...]:
         """To sort by: more multiply-adds first, then more parameters."""
-        spec = candidate.spec
-        found = counts.count(spec, counts.shapes(spec), example_of(spec, self._shape))
-        return -found.macs, -found.parameters
+        found = (self.measure(budget.KINDS[name], candidate) for name in ("macs", "parameters"))
+        return tuple(-each for each in found if not isinstance(each, Unknown))  # both can always be counted
 
     def _fresh(self, name: str, spec: ModelSpec) -> float | Unknown:
-        example = example_of(spec, self._shape)
+        example = _example(spec, self._shape)
         if name in ("parameters", "macs"):
-            return float(getattr(counts.count(spec, counts.shapes(spec), example), name))
+            return float(getattr(_counts(spec, example), name))
         if name == "size":
             return _real(counts.int8_bytes(spec))
         if name == "size_float32":
@@ -86,6 +86,16 @@ class _Figures:
             call = inference_of(spec, example, self._setup.batch)
             return latency.measure(call, seconds=self._setup.seconds).p50_seconds
         return _real(self._held(spec, 32, example).training)
+
+
+@lru_cache(8)
+def _example(spec: ModelSpec, shape: tuple[int, ...]) -> Example:
+    return example_of(spec, shape)
+
+
+@lru_cache(8)
+def _counts(spec: ModelSpec, example: Example) -> counts.Counts:
+    return counts.count(spec, counts.shapes(spec), example)
 
 
 def _real(value: int | Unknown) -> float | Unknown:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -48,33 +48,31 @@ class Measure(Protocol):
 def bench(*, batch: int, train_batch: int, threads: int) -> Iterator[Measure]:
     """`measure(spec, bits, example)`, each in a process of its own, forked from one that has loaded torch.
 
-    A figure that cannot be had is Unknown, with the reason.
+    That one starts when it is first needed. A figure that cannot be had is Unknown, with the reason.
     """
     fixed = {"batch": batch, "train_batch": train_batch, "threads": threads}
-    with subprocess.Popen(
+    children: list[subprocess.Popen[str]] = []
+
+    def measure(spec: "ModelSpec", bits: int, example: Example, exported: Path | None = None) -> Memory:
+        if not children:
+            children.append(stack.enter_context(_start(threads)))
+        what = {"file": str(exported) if exported else "", "spec": spec.to_json(), "bits": bits}
+        how = {"shape": example.shape, "symbols": example.symbols}
+        return _answer(children[0], json.dumps(fixed | what | how))
+
+    with ExitStack() as stack:
+        yield measure
+
+
+def _start(threads: int) -> "subprocess.Popen[str]":
+    """The process that measures; left as a context, it closes its input, which ends it."""
+    return subprocess.Popen(
         [sys.executable, "-m", "fedlite.profile.fresh"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-    ) as child:
-
-        def measure(spec: "ModelSpec", bits: int, example: Example, exported: Path | None = None) -> Memory:
-            file = str(exported) if exported else ""
-            what = {
-                "file": file,
-                "spec": spec.to_json(),
-                "bits": bits,
-                "shape": example.shape,
-                "symbols": example.symbols,
-            }
-            return _answer(child, json.dumps(fixed | what))
-
-        try:
-            yield measure
-        finally:
-            assert child.stdin is not None
-            child.stdin.close()
+    )
 
 
 def _answer(child: "subprocess.Popen[str]", ask: str) -> Memory:

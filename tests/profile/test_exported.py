@@ -14,7 +14,7 @@ from fedlite.models import build, initial_params
 from fedlite.models.registry import resolve
 from fedlite.profile.counts import NAMELESS, count
 from fedlite.profile.examples import example_of
-from fedlite.profile.figures import Setup, measure, record
+from fedlite.profile.figures import Setup, measure, print_table, record
 from fedlite.profile.source import open_subject
 from fedlite.profile.unknown import Unknown
 from fedlite.types import is_range
@@ -30,7 +30,9 @@ def model() -> IntegerModel:
     return to_integer(build(SMALL), params)
 
 
-def test_the_figures_of_an_exported_file(model: IntegerModel, tmp_path: Path) -> None:
+def test_the_figures_of_an_exported_file(
+    model: IntegerModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "model.onnx"
     onnxruntime.write(model, path, np.zeros((1, 1, 8, 8), np.float32))
     subject = open_subject(str(path))
@@ -46,6 +48,10 @@ def test_the_figures_of_an_exported_file(model: IntegerModel, tmp_path: Path) ->
     assert got["bytes_activation"] >= 0
     assert got["bytes_training"] is None
     assert "does not train" in got["not_measurable"]["bytes_training"]
+    print_table(figures, layers=True)
+    table = capsys.readouterr().out
+    for word in ("parameters", "46,650", "latency_p95_seconds", "not measurable here", "hidden", "MACs"):
+        assert word in table
 
 
 def test_an_integer_model_has_no_latency_of_its_own(model: IntegerModel, tmp_path: Path) -> None:
