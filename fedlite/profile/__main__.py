@@ -35,8 +35,9 @@ def body(argv: Sequence[str]) -> int:
 
 
 def _profile(model: str, config: Config) -> int:
+    from fedlite.config import parse_shape
     from fedlite.profile.figures import Setup, measure, print_table, record
-    from fedlite.profile.source import open_subject, parse_shape
+    from fedlite.profile.source import open_subject
 
     shape = parse_shape(config.input) if config.input else ()
     setup = Setup(config.batch, config.train_batch, config.threads, config.seconds)

@@ -6,13 +6,14 @@ from itertools import product
 from typing import Any
 
 from fedlite.errors import SettingsError
-from fedlite.models.bridge import initial_params
+from fedlite.models.bridge import initial_params, layout
 from fedlite.models.registry import ModelSpec, Option, resolve, skeleton
 
 FACTORS = (0.25, 0.5, 0.75, 1.0)
 WIDTHS = ("width", "hidden", "channels", "embedding")  # options that scale how wide layers are, all together
 DEPTHS = ("layers", "blocks")  # options that say how many layers there are
 MOST = 256  # candidates
+Layers = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,23 @@ def relatives(base: ModelSpec, ratios: Sequence[float]) -> tuple[list[Candidate]
         raise SettingsError(
             f"that are {len(shapes) * len(ratios)} candidates; at most {MOST}, so give fewer --ratios"
         )
-    found: dict[str, Candidate] = {}
+    found: dict[Layers, Candidate] = {}
     missing: dict[str, None] = {}
-    for (spec, label), ratio in product(shapes, ratios):
+    for ratio, (spec, label) in product(sorted(ratios), shapes):
         try:
             pruned = _pruned(spec, ratio)
-            skeleton(pruned)
+            layers = _layers(pruned)
         except SettingsError as error:
             missing.setdefault(f"{label} pruned {ratio:g}: {error.args[0]}")
             continue
         name = f"{label} pruned {ratio:g}" if ratio else label
-        found.setdefault(pruned.to_json(), Candidate(pruned, name))
+        found.setdefault(layers, Candidate(pruned, name))
     return list(found.values()), _told(list(missing))
+
+
+def _layers(spec: ModelSpec) -> Layers:
+    """Names and shapes: of two candidates with the same the one with fewer changes is kept."""
+    return tuple((name, like.shape) for name, like in layout(skeleton(spec)).items())
 
 
 def _told(missing: Sequence[str]) -> str:

@@ -6,10 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from fedlite.config import parse_shape
 from fedlite.errors import SettingsError, StorageError
 from fedlite.models.bridge import initial_params
 from fedlite.models.registry import ModelSpec, Option, skeleton
 from fedlite.models.saved import save_model
+from fedlite.models.words import spec_of_text
 from fedlite.profile import budget, counts, latency, memory
 from fedlite.profile.cache import Cache
 from fedlite.profile.candidates import Candidate, relatives
@@ -19,7 +21,6 @@ from fedlite.profile.device import describe, key_of
 from fedlite.profile.examples import Example, example_of
 from fedlite.profile.figures import Setup, inference_of
 from fedlite.profile.search import NOT_ASKED, Standing, halve, within
-from fedlite.profile.source import parse_shape, spec_of_text
 from fedlite.profile.unknown import Unknown
 
 

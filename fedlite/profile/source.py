@@ -13,8 +13,9 @@ from fedlite.compress.integer import FORMAT as INT8_FORMAT
 from fedlite.compress.integer import IntegerModel
 from fedlite.errors import PeerError, SettingsError
 from fedlite.models.bridge import initial_params, layout
-from fedlite.models.registry import NAMES, ModelSpec, Option, resolve, skeleton
+from fedlite.models.registry import NAMES, ModelSpec, Option, skeleton
 from fedlite.models.saved import load_model
+from fedlite.models.words import spec_of_text
 from fedlite.tensors import check_like
 
 SUFFIXES = (".safetensors", ".fedlite", ".onnx")
@@ -63,44 +64,6 @@ def open_subject(text: str, input_shape: tuple[int, ...] = ()) -> Subject:
 def from_spec(title: str, spec: ModelSpec) -> Subject:
     """A model with the weights of seed 0."""
     return Subject(title, spec, 32, initial_params(skeleton(spec), 0))
-
-
-def spec_of_text(text: str, defaults: Mapping[str, Option]) -> ModelSpec:
-    """`mobilenet_v2:width=0.5,input_shape=3x96x96` as a spec; of `defaults`, the options that the family has.
-
-    SettingsError for an unknown name, option or value.
-    """
-    name, _, rest = text.partition(":")
-    known = dict(resolve(name, {}).options)
-    options: dict[str, Option] = {}
-    for part in filter(None, rest.split(",")):
-        key, equals, value = (each.strip() for each in part.partition("="))
-        if not equals or key not in known:
-            raise SettingsError(f"{part!r} is no option of {name!r}; it has {', '.join(known)}, as key=value")
-        options[key] = _value(f"{name}.{key}", value, known[key])
-    spec = resolve(name, {key: value for key, value in defaults.items() if key in known} | options)
-    skeleton(spec)  # says now what does not fit
-    return spec
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """`3x224x224` → (3, 224, 224). SettingsError for anything else."""
-    parts = text.split("x")
-    if not all(part.isascii() and part.isdigit() and 0 < int(part) < 2**20 for part in parts):
-        raise SettingsError(f"{text!r} is no shape; write it as 3x224x224")
-    return tuple(map(int, parts))
-
-
-def _value(what: str, text: str, default: Option) -> Option:
-    """A word of the command line as its option's type; `resolve` checks its range."""
-    if isinstance(default, str):
-        return text
-    if isinstance(default, tuple):
-        return parse_shape(text)
-    try:
-        return type(default)(text)
-    except ValueError as error:
-        raise SettingsError(f"{what} is {text!r}; a number as {default} is wanted") from error
 
 
 def _from_file(path: Path) -> Subject:

@@ -130,6 +130,17 @@ def test_relatives_are_smaller_and_each_network_comes_once() -> None:
     assert got[-1].spec == base
 
 
+def test_a_network_reached_in_two_ways_comes_once() -> None:
+    got, _ = relatives(resolve("mlp", {"hidden": (64,)}), [0.5, 0.0])
+    whole = {
+        "mlp",
+        "mlp:hidden=48",
+        "mlp:hidden=32",
+        "mlp:hidden=16",
+    }  # half of 64 and of 32 are there already
+    assert {each.label for each in got} == whole | {"mlp:hidden=48 pruned 0.5", "mlp:hidden=16 pruned 0.5"}
+
+
 def test_depth_where_the_family_has_one() -> None:
     got, _ = relatives(resolve("slim_resnet", {"blocks": (2, 4, 2)}), [0.0])
     blocks = {dict(each.spec.options)["blocks"] for each in got}

@@ -11,11 +11,12 @@ from fedlite.apps import model
 from fedlite.compress import stored
 from fedlite.compress.cluster import Shared
 from fedlite.compress.quantize import prepare
+from fedlite.config import parse_shape
 from fedlite.errors import SettingsError
 from fedlite.models import build, initial_params
 from fedlite.models.registry import resolve
 from fedlite.profile.examples import example_of
-from fedlite.profile.source import open_subject, parse_shape
+from fedlite.profile.source import open_subject
 from fedlite.types import is_range
 
 SMALL = resolve("small_cnn", {})
