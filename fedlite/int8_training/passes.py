@@ -65,7 +65,7 @@ def forward(plan: Plan, state: State, batch: Tensor, needs: Needs) -> tuple[Tens
             saved = save(values[step.sources[0]], state.ranges[name])
             if last[step.sources[0]] == at:
                 del values[step.sources[0]]
-            values[at] = _layer_forward(step, state, saved)
+            values[at] = _layer_forward(plan, step, state, saved)
             if at in needs.values:
                 kept[at] = saved
             del saved
@@ -85,17 +85,17 @@ def _joined(step: Step, sources: list[Tensor], masks: list[NDArray[np.uint8]]) -
     return value
 
 
-def _layer_forward(step: Step, state: State, saved: Saved) -> Tensor:
-    product = _product(step, state)
+def _layer_forward(plan: Plan, step: Step, state: State, saved: Saved) -> Tensor:
+    product = _product(plan, step, state)
     out = torch.empty((len(saved.steps), *step.result))
     for part in product.portions(len(saved.steps)):
         out[part] = run_tail(step, product.forward(saved, part), state.small)
     return out
 
 
-def _product(step: Step, state: State) -> Product:
+def _product(plan: Plan, step: Step, state: State) -> Product:
     bias = state.small.get(f"{step.name}.bias")
-    return Product(step, state.weights[f"{step.name}.weight"], bias, state.in_integers)
+    return Product(step, state.weights[f"{step.name}.weight"], bias, state.in_integers, plan.portion)
 
 
 def backward(plan: Plan, state: State, kept: Kept, slope: Tensor, needs: Needs, take: Take) -> None:
@@ -112,7 +112,7 @@ def backward(plan: Plan, state: State, kept: Kept, slope: Tensor, needs: Needs, 
         held = kept.pop(at)
         passes = [each for each in step.sources if each in needs.values]
         if isinstance(held, Saved):
-            down = _layer_backward(step, state, held, slopes.pop(at), needs, bool(passes), take)
+            down = _layer_backward(plan, step, state, held, slopes.pop(at), needs, bool(passes), take)
         else:
             down = _unjoined(step, slopes.pop(at), held)
         for index, source in enumerate(passes):
@@ -148,11 +148,11 @@ def _pull(operation: Operation, shape: tuple[int, ...], slope: Tensor) -> Tensor
 
 
 def _layer_backward(
-    step: Step, state: State, saved: Saved, slope: Tensor, needs: Needs, passes: bool, take: Take
+    plan: Plan, step: Step, state: State, saved: Saved, slope: Tensor, needs: Needs, passes: bool, take: Take
 ) -> Tensor | None:
     """What the layer and its tail learn; and the slope of the layer's input, if that passes on."""
     name = f"{step.name}.weight"
-    product = _product(step, state)
+    product = _product(plan, step, state)
     product.begin(name in needs.learns, passes)
     found = {each: torch.zeros_like(state.small[each]) for each in step.small if each in needs.learns}
     down = torch.empty(saved.steps.shape) if passes else None

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from fedlite.compress import quantize
 from fedlite.errors import SettingsError
 from fedlite.int8_training.reading import Operation, is_sum, read_function, read_module
+from fedlite.int8_training.saved import PORTION
 from fedlite.models.registry import ModelSpec, skeleton
 
 INPUT = -1
@@ -62,6 +63,11 @@ class Plan:
     def classes(self) -> int:
         """How many logits there are."""
         return self.steps[-1].result[-1]
+
+    @property
+    def portion(self) -> int:
+        """Numbers taken at a time, a layer's result before and after the tail: half an example of the largest."""
+        return max(PORTION, *(math.prod(step.before) for step in self.steps))
 
     def size(self, value: int) -> int:
         """Numbers in a value, of one example."""

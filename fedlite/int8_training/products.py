@@ -22,9 +22,12 @@ class Product:
     Forward is a product of whole numbers if `in_integers`, but for grouped convolutions; gradients are float32.
     """
 
-    def __init__(self, step: Step, weight: Weight, bias: Tensor | None, in_integers: bool) -> None:
+    def __init__(
+        self, step: Step, weight: Weight, bias: Tensor | None, in_integers: bool, portion: int
+    ) -> None:
         assert step.layer is not None
         self.step, self.layer, self.weight, self.bias = step, step.layer, weight, bias
+        self.portion = portion
         self.is_dense = isinstance(self.layer, nn.Linear)
         self.in_integers = in_integers and getattr(self.layer, "groups", 1) == 1
         self._held: Tensor | None = (
@@ -37,7 +40,7 @@ class Product:
         """The batch in parts: all of it for a dense layer."""
         if self.is_dense:
             return [slice(0, examples)]
-        return portions(examples, 2 * math.prod(self.step.before))
+        return portions(examples, 2 * math.prod(self.step.before), self.portion)
 
     def forward(self, saved: Saved, part: slice) -> Tensor:
         """The layer's result for some examples; the bias at steps of input step · weight step. (Jacob 2018, §2.4)"""

@@ -34,9 +34,9 @@ class Saved:
         return self.steps.nbytes + (0 if self.inside is None else self.inside.nbytes)
 
 
-def portions(examples: int, numbers: int) -> list[slice]:
-    """A batch, a few examples at a time; `numbers` are held for each."""
-    step = max(1, PORTION // numbers)
+def portions(examples: int, numbers: int, portion: int = PORTION) -> list[slice]:
+    """A batch, a few examples at a time; `numbers` are held for each, and `portion` altogether."""
+    step = max(1, portion // numbers)
     return [slice(start, min(start + step, examples)) for start in range(0, examples, step)]
 
 

@@ -24,7 +24,7 @@ MODELS = [
 ]
 
 
-def gradients_of_both(name, options, learns=None, clipped=False):
+def gradients_of_both(name, options, learns=None, clipped=False, in_integers=None):
     """(by int8 training, by autograd), on the same params and ranges; the logits of both."""
     model = build(name, **options)
     shape = dict(model.spec.options)["input_shape"]
@@ -41,6 +41,7 @@ def gradients_of_both(name, options, learns=None, clipped=False):
 
     plan = read_plan(model, shape)
     state, found = begin(params, {}, plan), {}
+    state.in_integers = state.in_integers if in_integers is None else in_integers
     needs = Needs.of(plan, frozenset(wanted if learns is None else learns))
     with torch.no_grad():
         got, kept = forward(plan, state, torch.from_numpy(x), needs)
@@ -87,3 +88,11 @@ def test_only_what_learns_gets_a_gradient_and_it_is_the_same():
     found, wanted, _, _ = gradients_of_both("cnn", {}, learns)
     assert sorted(found) == sorted(learns)
     assert all(cosine(found[tensor], wanted[tensor]) > 0.999 for tensor in learns)
+
+
+@pytest.mark.parametrize("name", ["pooled_cnn", "sensor_cnn"])
+def test_products_of_integers_and_of_floats_are_the_same(name):
+    by_integers, wanted, logits, _ = gradients_of_both(name, {}, in_integers=True)
+    by_floats, _, float_logits, _ = gradients_of_both(name, {}, in_integers=False)
+    np.testing.assert_allclose(logits, float_logits, rtol=1e-3, atol=1e-3)
+    assert all(cosine(by_integers[each], by_floats[each]) > 0.999 for each in wanted)
