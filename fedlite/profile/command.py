@@ -144,13 +144,9 @@ def _finish(config: Config, limits: Sequence[budget.Limit], ranked: Sequence[Sta
     try:
         config.out.mkdir(parents=True, exist_ok=True)
         _write(config.out / "winner.json", winner.spec.to_json() + "\n")
+        fresh = initial_params(skeleton(winner.spec), 0)
+        save_model(config.out / "winner.safetensors", winner.spec.to_json(), 32, fresh)
         _write(config.out / "student.toml", _recipe(config))
-        save_model(
-            config.out / "winner.safetensors",
-            winner.spec.to_json(),
-            32,
-            initial_params(skeleton(winner.spec), 0),
-        )
         _write(config.out / "candidates.json", json.dumps(table, indent=1) + "\n")
     except OSError as error:
         raise StorageError(f"cannot write {config.out}: {error.strerror}") from error
@@ -160,11 +156,8 @@ def _finish(config: Config, limits: Sequence[budget.Limit], ranked: Sequence[Sta
 
 
 def _recipe(config: Config) -> str:
-    """A student's recipe that begins with the winner; a JSON string is a TOML string too."""
-    return (
-        f"# the best of --search {config.search} within {config.budget}\n"
-        f"start = {json.dumps(str(config.out / 'winner.safetensors'))}\n"
-    )
+    """A student's recipe that begins with the winner, which lies beside it."""
+    return f'# the best of --search {config.search} within {config.budget}\nstart = "winner.safetensors"\n'
 
 
 def _write(path: Path, text: str) -> None:

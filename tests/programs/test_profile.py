@@ -1,14 +1,15 @@
 """python -m fedlite.profile as its users run it: figures, a search, and refusals."""
 
 import json
-import tomllib
 from pathlib import Path
 
 import pytest
 
+from fedlite.config import from_toml
 from fedlite.models import ModelSpec
 from fedlite.models.saved import load_model
 from fedlite.profile.__main__ import main
+from fedlite.student_settings import StudentSettings
 from tests.programs.programs import BAD_SETTINGS, Done, assert_refused, run
 
 PROFILE = "fedlite.profile"
@@ -54,8 +55,8 @@ def test_a_search_is_resumed_and_its_winner_is_a_model(
     assert (result["candidates"], result["fitting"]) == (4, 2)  # 16 and 32 units; 48 are 3,552 multiply-adds
     spec = ModelSpec.from_json((tmp_path / "winner.json").read_text())
     assert dict(spec.options)["hidden"] in {(16,), (32,)}
-    recipe = tomllib.loads((tmp_path / "student.toml").read_text())
-    assert load_model(Path(recipe["start"])).spec == spec
+    start = from_toml(StudentSettings, tmp_path / "student.toml")["start"]
+    assert load_model(tmp_path / start).spec == spec  # --student reads paths as seen from the recipe
     cached = (tmp_path / "figures.jsonl").read_bytes()
     assert json.loads(told(capsys, *command).splitlines()[-1]) == result
     assert (tmp_path / "figures.jsonl").read_bytes() == cached  # nothing was measured again
