@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from client.config import Config
 from fedlite.apps.device import Drawn, Fixed, Predict, Source
-from fedlite.apps.settings import parse_shape
+from fedlite.config import parse_shape
 from fedlite.crypto.files import write_private
 from fedlite.data.own import load_samples, parse_line
 from fedlite.data.spec import describe, open_data

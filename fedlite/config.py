@@ -78,6 +78,14 @@ def _with_files(cls: type, values: typing.Mapping[str, Any]) -> dict[str, Any]:
     return found | dict(values)
 
 
+def parse_shape(text: str) -> tuple[int, ...]:
+    """`1x28x28` → (1, 28, 28). SettingsError for anything else."""
+    parts = text.split("x")
+    if not all(part.isascii() and part.isdigit() and 0 < int(part) < 2**20 for part in parts):
+        raise SettingsError(f"{text!r} is no shape; write it as 1x28x28")
+    return tuple(map(int, parts))
+
+
 def _beside(file: Path, value: Any) -> Any:
     """A path as seen from the file that names it."""
     return file.parent / value if isinstance(value, Path) else value

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedlite.apps.settings import JobSettings, parse_shape
+from fedlite.apps.settings import JobSettings
+from fedlite.config import parse_shape
 from fedlite.errors import DataError, SettingsError
 from fedlite.modules import module_of
 from fedlite.types import Array, Masks, Params
@@ -13,6 +14,9 @@ from fedlite.types import Array, Masks, Params
 if TYPE_CHECKING:
     from fedlite.data.base import Dataset
     from fedlite.models.registry import Option
+
+
+SMALL_IMAGE = 64  # pixels
 
 
 def initial(spec: str, bits: int, seed: int) -> dict[str, Array]:
@@ -27,6 +31,7 @@ def choose(settings: JobSettings, test: "Dataset | None") -> str:
     from fedlite.data.datasets import NAMES
     from fedlite.models import default_model, for_shape
     from fedlite.models.registry import resolve
+    from fedlite.models.words import spec_of_text
 
     if settings.model == "auto" and settings.dataset in NAMES:
         return resolve(*default_model(settings.dataset)).to_json()
@@ -39,17 +44,19 @@ def choose(settings: JobSettings, test: "Dataset | None") -> str:
             "the model's input is unknown: give --dataset, or --input-shape and --num-classes"
         )
     name, options = for_shape(shape, classes)
-    if settings.model not in ("auto", name):
-        name, options = settings.model, fit(settings.model, shape, classes)
-    return resolve(name, options).to_json()
+    if settings.model in ("auto", name):
+        return resolve(name, options).to_json()
+    return spec_of_text(settings.model, fit(settings.model.partition(":")[0], shape, classes)).to_json()
 
 
 def fit(name: str, shape: tuple[int, ...], classes: int) -> "dict[str, Option]":
-    """As much of the shape and class count as this family takes as options."""
+    """As much of the shape and class count as this family takes as options; small images keep their size at first."""
     from fedlite.models.registry import resolve
 
     known = dict(resolve(name, {}).options)
     wanted: dict[str, Option] = {"input_shape": shape, "num_classes": classes}
+    if len(shape) == 3 and min(shape[1:]) <= SMALL_IMAGE:
+        wanted["stem_stride"] = 1
     return {key: value for key, value in wanted.items() if key in known}
 
 

@@ -19,7 +19,9 @@ class JobSettings(StudentSettings):
     rounds: int = option(20, "rounds to run in all; raise it and start again to continue")
     dataset: str = option("digits", "data set, or folder/.npz/.csv of your own, that the model is tested on")
     data_dir: Path | None = option(None, "folder with the data sets; default: $FEDLITE_DATA", metavar="DIR")
-    model: str = option("auto", "model name; auto picks one for the data set")
+    model: str = option(
+        "auto", "model, with options as mobilenet_v2:width=0.5,norm=batch; auto picks one for the data set"
+    )
     input_shape: str = option(
         "", "shape of one sample, as 1x28x28, when there are no test data to take it from"
     )
@@ -113,14 +115,3 @@ class FlowerSettings(JobSettings):
 
     partition: str = option("iid", "iid, dirichlet:ALPHA, shards:2 or natural")
     clients: int = option(0, "shares to cut; 0 takes the node's own num-partitions")
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """`1x28x28` → (1, 28, 28)."""
-    try:
-        shape = tuple(int(part) for part in text.split("x"))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise SettingsError(f"--input-shape is {text!r}; write it as 1x28x28")
-    return shape

@@ -144,7 +144,7 @@ def test_a_simulation_that_cannot_work(
         (("--data", "OWN", "--server", "nowhere"), "address is 'nowhere'; host:port expected"),
         (("--data", "OWN", "--server", "host:99999"), "address is 'host:99999'"),
         (("--watch", "/nonexistent", "--input-shape", "1x8x8", "--num-classes", "5"), "no folder /nonexistent"),
-        (("--stdin", "--input-shape", "1x8x0", "--num-classes", "5"), "--input-shape is '1x8x0'"),
+        (("--stdin", "--input-shape", "1x8x0", "--num-classes", "5"), "'1x8x0' is no shape"),
     ],
 )  # fmt: skip
 def test_a_device_that_cannot_work(
