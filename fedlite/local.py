@@ -12,7 +12,7 @@ from fedlite.errors import SettingsError
 from fedlite.int8_training import SparseUpdate, int8_train
 from fedlite.train import TrainResult, train_with
 from fedlite.train_settings import TrainSettings
-from fedlite.types import Array, Masks, Params
+from fedlite.types import Array, Masks, Params, is_statistic
 
 
 def train(
@@ -38,18 +38,21 @@ def train(
             raise SettingsError(
                 f"int8 arithmetic is the processor's, not {device}'s", remedy="use --device cpu"
             )
-        update = SparseUpdate(learning(params, settings.learn))
+        update = learning(params, settings.learn)
         return int8_train(net, params, x, y, settings, seed=seed, masks=masks, teacher=teacher, update=update)
     settings = resolve(net, x, y, settings, device=device, folder=folder)
     return train_with(net, params, x, y, settings, seed=seed, masks=masks, teacher=teacher, device=device)
 
 
-def learning(params: Params, patterns: str) -> tuple[str, ...] | None:
-    """The tensors that comma-separated patterns such as `output.*` name; None for all. SettingsError for none."""
-    if patterns == "*":
-        return None
-    wanted = [each.strip() for each in patterns.split(",")]
+def learning(params: Params, text: str) -> SparseUpdate | str:
+    """What learns: "all", "head", "last:3" blocks, "biases:3" of them, or patterns of tensors, as "output.*,hidden.*".
+
+    SettingsError for a pattern that names none.
+    """
+    if text in ("all", "head") or ":" in text:
+        return text  # int8_train reads these, for it knows the blocks
+    wanted = [each.strip() for each in text.split(",")]
     if lost := [each for each in wanted if not any(fnmatchcase(name, each) for name in params)]:
         raise SettingsError(f"no tensor is named {lost[0]!r}; there are {', '.join([*params][:8])} …")
     learned = (name for name in params if any(fnmatchcase(name, each) for each in wanted))
-    return tuple(name for name in learned if not name.endswith(".act_range"))
+    return SparseUpdate(tuple(name for name in learned if not is_statistic(name)))

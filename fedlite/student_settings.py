@@ -42,7 +42,10 @@ class StudentSettings:
     arithmetic: Literal["float", "int8"] = option(
         "float", "int8 trains in whole numbers, in less than a third of the memory"
     )
-    learn: str = option("*", "with int8 arithmetic: tensors that learn, by patterns, as output.*,hidden.*")
+    learn: str = option(
+        "all",
+        "with int8 arithmetic: what learns: head, last:BLOCKS, biases:BLOCKS or tensors, as output.*,hidden.*",
+    )
     autocast: Literal["off", "auto", "bf16"] = option(
         "off", "bf16 trains in mixed precision where bits is 32; auto does where a device gains by it"
     )
@@ -63,7 +66,8 @@ class StudentSettings:
             raise SettingsError("--energy and --fedpara at once", remedy="give one of them")
         if self.fedpara and self.start is not None:
             raise SettingsError(
-                "--fedpara begins its factors anew, so --start would be lost", remedy="use --energy with --start"
+                "--fedpara begins its factors anew, so --start would be lost",
+                remedy="use --energy with --start",
             )
         if not 0 <= self.distill_alpha <= 1:
             raise SettingsError(f"--distill-alpha is {self.distill_alpha}, 0 to 1 wanted")

@@ -47,7 +47,7 @@ class TrainResult:
     diverged: check before sending.
     """
 
-    params: dict[str, Array]
+    params: Params
     loss: float
     accuracy: float
     num_examples: int

@@ -27,7 +27,7 @@ class TrainSettings:
         "off"  # bf16 is mixed precision; fedlite.autocast resolves auto
     )
     arithmetic: Literal["float", "int8"] = "float"  # int8 trains in whole numbers: fedlite.int8_training
-    learn: str = "*"  # with int8: patterns of the tensors that learn, as "output.*,features.17.*"
+    learn: str = "all"  # with int8: head, last:BLOCKS, biases:BLOCKS, or patterns of tensors, as "output.*"
     temperature: float = 1.0  # T > 0 that softens teacher and student (Hinton et al. 2015, §2)
 
     def __post_init__(self) -> None:
@@ -52,11 +52,10 @@ class TrainSettings:
         _require("arithmetic", self.arithmetic, self.arithmetic in ("float", "int8"), "float or int8")
         if self.arithmetic == "int8" and self.bits != 8:
             raise SettingsError(f"arithmetic is int8, but bits is {self.bits}; it needs 8")
-        _require(
-            "learn", self.learn, isinstance(self.learn, str) and self.learn != "", "patterns of tensors' names"
-        )
-        if self.learn != "*" and self.arithmetic != "int8":
-            raise SettingsError(f"learn is {self.learn!r}, which only int8 arithmetic knows; leave it '*'")
+        known = isinstance(self.learn, str) and self.learn != ""
+        _require("learn", self.learn, known, "all, head, last:BLOCKS, biases:BLOCKS or tensors' names")
+        if self.learn != "all" and self.arithmetic != "int8":
+            raise SettingsError(f"learn is {self.learn!r}, which only int8 arithmetic knows; leave it all")
         if self.optimizer == "adam" and self.momentum:
             raise SettingsError(f"momentum is {self.momentum}, which adam does not use; leave it 0")
 

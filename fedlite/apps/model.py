@@ -83,7 +83,7 @@ def score(spec: str, bits: int, params: Params, test: "Dataset") -> dict[str, fl
 def write(
     folder: Path, spec: str, bits: int, params: Params, masks: Masks, test: "Dataset | None"
 ) -> Mapping[str, object]:
-    """Write model.safetensors and, when bits is 8, the integer model.int8.safetensors; returns what they are worth."""
+    """Write model.safetensors and, below 32 bits, the integer model.int8.safetensors; returns what they are worth."""
     from fedlite.models.saved import save_model
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def write(
         ),
         "bytes_float32": (folder / "model.safetensors").stat().st_size,
     }
-    if bits == 8:
+    if bits < 32:
         from fedlite.compress.integer import to_integer
 
         try:

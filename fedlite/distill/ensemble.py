@@ -82,6 +82,5 @@ def fuse(
     """As `feddf`, from an ensemble that was asked already."""
     taught, told = replace(settings, distill_alpha=0.0), ensemble.mean()
     nobody = np.zeros(len(x_public), np.int64)  # labels of weight 0
-    return local_train(
-        build(spec), start, x_public, nobody, taught, seed=seed, masks=masks, teacher=told
-    ).params
+    done = local_train(build(spec), start, x_public, nobody, taught, seed=seed, masks=masks, teacher=told)
+    return dict(done.params)

@@ -85,7 +85,7 @@ def distill(
             seed=begun,
             **common,
         )
-    return local_train(build(spec), params, x, y, settings, seed=seed, **common).params
+    return dict(local_train(build(spec), params, x, y, settings, seed=seed, **common).params)
 
 
 def _side_by_side(

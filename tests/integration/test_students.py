@@ -36,6 +36,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "4 bits": {"bits": 4},
     "int8 arithmetic": {"arithmetic": "int8"},
     "int8 arithmetic, the last layer": {"arithmetic": "int8", "learn": "output.*"},
+    "int8 arithmetic, the head": {"arithmetic": "int8", "learn": "head"},
     "mixed precision": {"autocast": "bf16", "bits": 32},
     "fused by the server": {"strategy": "feddf", "public": "digits:3/20", "rounds": 2},
     "taught": {"teacher": "teacher", "distill_alpha": 0.3, "temperature": 3.0},
