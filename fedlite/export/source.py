@@ -9,15 +9,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from fedlite.calibrate import quantize_static
-from fedlite.compress import quantize
 from fedlite.compress.integer import FORMAT as INTEGER_FORMAT
 from fedlite.compress.integer import IntegerModel, to_integer
 from fedlite.data.spec import open_data
 from fedlite.errors import DataError, SettingsError
 from fedlite.export.config import Config
-from fedlite.models.bridge import layout
 from fedlite.models.fold import fold_norms
-from fedlite.models.registry import ModelSpec, build, skeleton
+from fedlite.models.registry import ModelSpec, build
 from fedlite.models.saved import load_model
 from fedlite.types import Params
 
@@ -80,14 +78,8 @@ def open_model(path: Path, calibration: NDArray[Any], observer: str) -> IntegerM
 
 
 def integer_of(spec: ModelSpec, params: Params) -> IntegerModel:
-    """The integer model of int8-aware params, in whatever order they are; raises as `to_integer`."""
-    return to_integer(build(spec), ordered(spec, params))
-
-
-def ordered(spec: ModelSpec, params: Params) -> Params:
-    """Int8-aware params in the network's own order; what is not the network's stays, at the end."""
-    known = [name for name in layout(quantize.at(skeleton(spec), 8)) if name in params]
-    return {name: params[name] for name in [*known, *(set(params) - set(known))]}
+    """The integer model of a spec and its int8-aware params; raises as `to_integer`."""
+    return to_integer(build(spec), params)
 
 
 def _is_integer(path: Path) -> bool:

@@ -29,11 +29,11 @@ def fold_norms(spec: ModelSpec, params: Params) -> tuple[ModelSpec, dict[str, Ar
     """
     net = skeleton(spec)
     ranges = {name: value for name, value in params.items() if is_range(name)}
-    params = {name: value for name, value in params.items() if not is_range(name)}
+    given, params = params, {name: value for name, value in params.items() if not is_range(name)}
     check_like(params, layout(net), "params")
     norms = {name: layer for name, layer in net.named_modules() if isinstance(layer, BatchNorm)}
     if not norms:
-        return spec, {name: value.copy() for name, value in (params | ranges).items()}
+        return spec, {name: value.copy() for name, value in given.items()}
     if any(layer.running_var is None for layer in norms.values()):
         raise SettingsError("batch_stats = 'none' keeps no statistics, so there is nothing to fold")
     folded = dict(params)
