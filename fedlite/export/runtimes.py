@@ -63,6 +63,21 @@ KNOWN: dict[str, Entry] = {
         ("onnxruntime", "onnx"),
         "pip install fedlite[export]",
     ),
+    "executorch": Entry(
+        "fedlite.export.executorch",
+        ".pte",
+        "int8, by XNNPACK",
+        ("executorch", "torchao"),
+        "scripts/test_runtimes executorch makes .venv-executorch; then "
+        ".venv-executorch/bin/python -m fedlite.export …",
+    ),
+    "litert": Entry(
+        "fedlite.export.litert",
+        ".tflite",
+        "int8, by XNNPACK",
+        ("litert_torch", "ai_edge_litert"),
+        "scripts/test_runtimes litert makes .venv-litert; then .venv-litert/bin/python -m fedlite.export …",
+    ),
 }
 
 
