@@ -21,21 +21,8 @@ from fedlite.models.norms import local_statistics, measured
 from fedlite.seeds import generator
 from fedlite.step import Objective, Soft, Tensors, at_precision, begin, descend, objective, soft_of
 from fedlite.tensors import apply_masks, check_like
-from fedlite.train_settings import TrainSettings
+from fedlite.train_settings import TrainSettings as TrainSettings  # noqa: PLC0414  (for callers)
 from fedlite.types import Array, Masks, Params, is_range, is_statistic
-
-__all__ = [
-    "TrainResult",
-    "TrainSettings",
-    "batches",
-    "check_device",
-    "evaluate",
-    "local_train",
-    "logits",
-    "predict",
-    "train_with",
-    "with_stats_of",
-]
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from fedlite.train_settings import TrainSettings
 from fedlite.types import Array, Masks, Params, is_statistic
 from fedlite.virtual.kernel import plan as planning
 from fedlite.virtual.kernel.build import library
-from fedlite.virtual.kernel.cohort import cohort
+from fedlite.virtual.kernel.cohort import Cohort, cohort
 from fedlite.virtual.kernel.layers import Layer, Program
 from fedlite.virtual.rows import Trained, from_row, spans, to_row, width
 from fedlite.virtual.samples import Picked, Samples
@@ -143,17 +143,13 @@ def _train(
         return Trained(rows, loss, loss, hits)
     plan = planning.plan(model, params, data[0][0].shape[1:], settings.bits)
     clients = cohort(data, data[0][0].shape[1:], plan.classes)
-    if settings.distill_alpha < 1 and clients.teacher is None:
-        raise SettingsError(
-            f"distill_alpha is {settings.distill_alpha}, but the clients have no teacher's logits"
-        )
     slots = _slots(plan, params)
     arrays = {
         "start": planning.row(plan, apply_masks(params, masks or {})),
         "live": planning.row(plan, _live(params, masks)) if masks else None,
         "x": clients.x,
         "y": clients.y,
-        "teacher": clients.teacher if settings.distill_alpha < 1 else None,
+        "teacher": _lessons(settings, clients),
         "places": clients.places,
         "count": clients.counts,
         "seeds": _seeds(seeds, settings.epochs) if settings.batch_size else None,
@@ -177,6 +173,17 @@ def _train(
     if library().fedlite_train(ctypes.byref(job)):
         raise SettingsError("memory ran out in the compiled kernel", remedy="train smaller batches")
     return Trained(rows, loss, hits / clients.counts, clients.counts)
+
+
+def _lessons(settings: TrainSettings, clients: Cohort) -> NDArray[np.uint64] | None:
+    """Addresses of a teacher's logits; None where the labels are all of the loss."""
+    if settings.distill_alpha == 1:
+        return None
+    if clients.teacher is None:
+        raise SettingsError(
+            f"distill_alpha is {settings.distill_alpha}, but the clients have no teacher's logits"
+        )
+    return clients.teacher
 
 
 def _seeds(seeds: Sequence[int], epochs: int) -> NDArray[np.uint64]:
