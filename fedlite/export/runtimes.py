@@ -78,6 +78,13 @@ KNOWN: dict[str, Entry] = {
         ("litert_torch", "ai_edge_litert"),
         "scripts/test_runtimes litert makes .venv-litert; then .venv-litert/bin/python -m fedlite.export …",
     ),
+    "ncnn": Entry(
+        "fedlite.export.ncnn",
+        ".ncnn.zip",
+        "float16 weights, no int8",
+        ("ncnn", "pnnx"),
+        "scripts/test_runtimes ncnn makes .venv-ncnn; then .venv-ncnn/bin/python -m fedlite.export …",
+    ),
 }
 
 

@@ -18,5 +18,9 @@ def test_refuses_what_is_no_file(tmp_path: Path) -> None:
     shared.refuses_what_is_no_file(RUNTIME, tmp_path)
 
 
+def test_leaves_no_half_file(tmp_path: Path) -> None:
+    shared.leaves_no_half_file(RUNTIME, tmp_path)
+
+
 def test_command(tmp_path: Path) -> None:
     shared.command(RUNTIME, tmp_path)
