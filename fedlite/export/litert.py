@@ -1,5 +1,7 @@
 """LiteRT (TensorFlow Lite): the int8 flatbuffer, and running it. int8 activations and weights, by XNNPACK on CPUs."""
 
+import contextlib
+import io
 import os
 import warnings
 from pathlib import Path
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
 def write(model: "IntegerModel", path: Path, calibration: NDArray[Any]) -> None:
     """Write `path`, whole or not at all, for one example at a time; raises as `converted`."""
     found = converted(model, calibration)
-    write_aside(path, lambda place: found.export(str(place)))
+
+    def export(place: Path) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):  # the converter says how far it is
+            found.export(str(place))
+
+    write_aside(path, export)
 
 
 def converted(model: "IntegerModel", calibration: NDArray[Any]) -> Any:
@@ -37,7 +44,7 @@ def converted(model: "IntegerModel", calibration: NDArray[Any]) -> Any:
     graph = quantized(model, calibration, quantizer, int8_weights=False)
     example = torch.from_numpy(np.array(calibration[:1]))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             return litert_torch.convert(graph, (example,), quant_config=QuantConfig(pt2e_quantizer=quantizer))
     except Exception as error:  # its errors share no base class

@@ -55,12 +55,12 @@ def command(runtime: str, folder: Path) -> None:
     spec, x = spec_of(build("small_cnn", **MODELS["small_cnn"])), samples("small_cnn", 200, "train")[0]
     save_model(folder / "m.safetensors", spec.to_json(), 32, initial_params(build(spec), 0))
     np.save(folder / "x.npy", x)
-    arguments = ["m.safetensors", "--runtime", runtime, "--data", "x.npy", "--seconds", "0.05"]
+    arguments = ["m.safetensors", "--runtime", runtime, "--data", "x.npy", "--seconds", "0.05", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "fedlite.export", *arguments],
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    report = json.loads(done.stdout.splitlines()[-1])
+    report = json.loads(done.stdout)  # and nothing else is there
     assert (report["runtime"], report["passes"], report["examples"]) == (runtime, True, 100)
     assert (folder / "m").with_suffix(entry_of(runtime).suffix).stat().st_size == report["size_bytes"]
