@@ -10,7 +10,7 @@ from typing import Literal
 
 from fedlite.compress.prunefl import PruneFl
 from fedlite.compress.rigl import RigL
-from fedlite.compress.schedule import Cubic, Gradual, OneShot, Pruner
+from fedlite.compress.schedule import Cubic, Gradual, Late, OneShot, Pruner
 from fedlite.config import option
 from fedlite.errors import SettingsError
 
@@ -35,7 +35,9 @@ class StudentSettings:
     )
     prune_round: int = option(3, "prune after this round, or begin to")
     prune_end: int = option(0, "round of the last change of what is pruned; 0: ten changes after the first")
-    prune_every: int = option(1, "rounds between two changes of what is pruned")
+    prune_every: int = option(
+        0, "rounds between two changes of what is pruned; 0: 1 with gradual, 10 with prunefl and rigl"
+    )
     bits: Literal[2, 3, 4, 5, 6, 7, 8, 32] = option(
         8, "8 trains for the int8 model that is deployed, less for weights of fewer bits; 32 is plain float"
     )
@@ -73,7 +75,7 @@ class StudentSettings:
             raise SettingsError(f"--distill-alpha is {self.distill_alpha}, 0 to 1 wanted")
         if not 0 < self.temperature < math.inf:
             raise SettingsError(f"--temperature is {self.temperature}, above 0 wanted")
-        for name, least in (("prune_round", 0), ("prune_end", 0), ("prune_every", 1)):
+        for name, least in (("prune_round", 0), ("prune_end", 0), ("prune_every", 0)):
             if getattr(self, name) < least:
                 flag = name.replace("_", "-")
                 raise SettingsError(f"--{flag} is {getattr(self, name)}, at least {least} wanted")
@@ -81,15 +83,23 @@ class StudentSettings:
 
     def pruner(self, seed: int, weights: int = 1) -> Pruner:
         """Who decides on the masks of a model of that many weights. SettingsError for rounds that make no schedule."""
-        begin, every = self.prune_round, self.prune_every
+        moves = self.prune in ("prunefl", "rigl")
+        begin, every = self.prune_round, self.prune_every or (10 if moves else 1)
         end = self.prune_end or begin + 10 * every
         if self.prune == "once" or not self.sparsity:
             return Gradual(OneShot(self.sparsity, begin))
         if self.prune == "gradual":
             return Gradual(Cubic(self.sparsity, begin, end, every))
+        if every == 1 or end <= begin:
+            raise SettingsError(
+                f"masks would move from round {begin} to {end} every {every} rounds; 2 or more, and an end, are wanted",
+                remedy="the rounds that look where weights would go train them all: leave some between them",
+            )
         if self.prune == "rigl":
-            return RigL(self.sparsity, end, seed, every)
+            return Late(RigL(self.sparsity, end - begin, seed, every), begin)
         share = (("*", (1 - FIXED_COST) / weights),)
-        return PruneFl(
-            FIXED_COST, share, self.sparsity, every, end, halving=max(1, end), most_live=1 - self.sparsity
+        kept = 1 - self.sparsity
+        fl = PruneFl(
+            FIXED_COST, share, self.sparsity, every, end - begin, halving=end - begin, most_live=kept
         )
+        return Late(fl, begin)

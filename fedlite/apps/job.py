@@ -16,8 +16,9 @@ from fedlite.apps.model import choose, open_test, score, write
 from fedlite.apps.server import Job, make_rule
 from fedlite.apps.settings import JobSettings
 from fedlite.compress.codec import codec_by_name
-from fedlite.errors import StateError, StorageError
+from fedlite.errors import SettingsError, StateError, StorageError, UpdateError
 from fedlite.ledger.store import Ledger
+from fedlite.modules import module_of
 from fedlite.results.folder import ROWS_FILE
 from fedlite.results.lines import write_whole
 from fedlite.rounds import Model, Rule
@@ -81,7 +82,22 @@ class Workshop:
         if new:
             spec, params = self.initial()
             if self.test is not None:
-                score(spec, settings.bits, params, self.test.take(np.arange(1)))
+                one = self.test.take(np.arange(1))
+                score(spec, settings.bits, params, one)
+                if settings.arithmetic == "int8" or settings.teacher is not None:
+                    self._try(spec, params, one)
+
+    def _try(self, spec: str, params: Params, one: "Dataset") -> None:
+        """Train on one sample as clients will: what they would refuse is refused here."""
+        from fedlite.local import train
+
+        settings = TrainSettings(**self.settings.train_settings() | {"epochs": 1})
+        teacher = open_teacher(self.settings.teacher)
+        try:
+            lesson = teacher.logits(one.x) if teacher is not None else None
+            train(module_of(spec, settings.bits), params, one.x, one.y, settings, seed=0, teacher=lesson)
+        except UpdateError as error:
+            raise SettingsError(f"{self.settings.teacher} cannot teach: {error}") from error
 
     def initial(self) -> tuple[str, Params]:
         """(spec, first parameters) from the run's seed."""

@@ -101,6 +101,8 @@ class JobSettings(StudentSettings):
 
 def _known(value: Any) -> Any:
     """A file by what it holds, wherever it lies."""
+    if isinstance(value, str) and value.endswith((".npz", ".csv")):
+        value = Path(value)
     if not isinstance(value, Path):
         return value
     try:

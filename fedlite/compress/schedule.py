@@ -135,6 +135,24 @@ class Gradual:
         return any(matches(name, pattern) for pattern in self.keep)
 
 
+@dataclass(frozen=True)
+class Late:
+    """Another pruner, whose round 0 is this run's round `begin`: until then nothing is pruned."""
+
+    pruner: Pruner
+    begin: int
+
+    def wants_gradients(self, round_num: int) -> bool:
+        """The other's, later."""
+        return round_num > self.begin and self.pruner.wants_gradients(round_num - self.begin)
+
+    def masks(self, round_num: int, params: Params, held: Masks, gradients: Gradients | None = None) -> Masks:
+        """The other's, later."""
+        if round_num < self.begin:
+            return {}
+        return self.pruner.masks(round_num - self.begin, params, held, gradients)
+
+
 def given(gradients: Gradients | None, round_num: int) -> Gradients:
     """The gradients. SettingsError if there are none."""
     if gradients is None:

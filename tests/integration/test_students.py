@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedlite.apps.job import Workshop
 from fedlite.apps.settings import JobSettings
 from fedlite.compress.integer import to_integer
 from fedlite.compress.prune import sparsity_of
@@ -31,8 +32,8 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "factorized": {"energy": 0.6},
     "fedpara": {"fedpara": 0.2, "bits": 32},
     "gradual": {"sparsity": 0.8, "prune": "gradual", "prune_round": 1, "prune_end": 5, "prune_every": 2},
-    "prunefl": {"sparsity": 0.6, "prune": "prunefl", "prune_every": 2},
-    "rigl": {"sparsity": 0.7, "prune": "rigl", "prune_every": 2, "prune_end": 6},
+    "prunefl": {"sparsity": 0.6, "prune": "prunefl", "prune_round": 0, "prune_every": 2},
+    "rigl": {"sparsity": 0.7, "prune": "rigl", "prune_round": 0, "prune_every": 2, "prune_end": 6},
     "4 bits": {"bits": 4},
     "int8 arithmetic": {"arithmetic": "int8"},
     "int8 arithmetic, the last layer": {"arithmetic": "int8", "learn": "output.*"},
@@ -137,6 +138,22 @@ def test_a_device_without_the_teacher_does_not_take_part(
         by_messages(settings, tmp_path / "messages")
 
 
+def test_a_teacher_of_other_classes_is_refused_at_the_start(tmp_path: Path) -> None:
+    spec = resolve("mlp", {"input_shape": (1, 8, 8), "num_classes": 7})
+    save_model(tmp_path / "teacher.safetensors", spec.to_json(), 32, initial_params(build(spec), 7))
+    settings = JobSettings(**PLAIN | {"teacher": tmp_path / "teacher.safetensors"})
+    with pytest.raises(SettingsError, match="7 classes"):
+        Workshop(settings).check()
+
+
+def test_moving_masks_begin_after_the_round_named(tmp_path: Path) -> None:
+    late = {"sparsity": 0.6, "prune": "rigl", "prune_round": 2, "prune_every": 2, "rounds": 1}
+    model, _ = stacked(JobSettings(**PLAIN | late), tmp_path / "run")
+    assert not model.masks
+    model, _ = stacked(JobSettings(**PLAIN | late | {"rounds": 2}), tmp_path / "run")
+    assert model.masks
+
+
 def test_a_recipe_is_a_file(teacher: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "student.toml"
     recipe.write_text(
@@ -177,6 +194,11 @@ def test_a_run_goes_on_with_its_own_student_alone(teacher: Path, tmp_path: Path)
         ({"strategy": "feddf"}, "public examples"),
         ({"public": "digits"}, "with it alone"),
         ({"learn": "output.*"}, "only int8 arithmetic"),
+        ({"arithmetic": "int8", "learn": "last:x"}, "last:BLOCKS"),
+        ({"arithmetic": "int8", "learn": "nothing.*"}, "no tensor is named"),
+        ({"arithmetic": "int8", "momentum": 0.9}, "momentum"),
+        ({"arithmetic": "int8", "optimizer": "adam"}, "adam"),
+        ({"prune": "rigl", "sparsity": 0.5, "prune_every": 1}, "leave some between"),
         ({"autocast": "bf16"}, "bits round"),
         ({"teacher": Path("nowhere.safetensors")}, "cannot read nowhere.safetensors"),
         ({"start": Path("nowhere.safetensors")}, "cannot read nowhere.safetensors"),
@@ -184,7 +206,7 @@ def test_a_run_goes_on_with_its_own_student_alone(teacher: Path, tmp_path: Path)
 )
 def test_what_makes_no_student(given: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=text):
-        stacked(JobSettings(**PLAIN | given), tmp_path / "run")
+        Workshop(JobSettings(**PLAIN | given)).check()
 
 
 def test_only_the_layers_that_learn_move(teacher: Path, tmp_path: Path) -> None:
