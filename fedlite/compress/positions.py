@@ -11,11 +11,11 @@ division of single elements, which round alike everywhere, and sums of integers.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlite.compress import entropy
 from fedlite.compress.entropy import SCALE, Coder, normalised
 
 Bits = NDArray[np.bool_]
@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 
 MODELS = 7
 RATE = 0.008  # of the mixer
+ONE_BY_ONE = 1 << 13  # flags of so many rows or columns each learn from the one before; of more, blocks do
 _FIXED = 2.0**20  # gradients are summed in integers of this step
 _CELLS = 6 * 5 * 16  # contexts of the table of neighbours
 
@@ -62,9 +63,19 @@ def _any(mask: Bits | None, axis: int) -> Bits | None:
 def code_flags(
     coder: Coder, count: int, width: int, flags: Bits | None = None, hint: Bits | None = None
 ) -> Bits:
-    """Which of `count` rows or columns have a live weight, by their hint, the one before and the one `width` before."""
-    found, seen = np.zeros(count, np.bool_), np.ones((2, 3, 3, 2), np.int64)
+    """Which of `count` rows or columns have a live weight, by their hint, the one before and the one `width` before.
+
+    More than ONE_BY_ONE are told by their hint alone: first those hinted dead, then those hinted live, in blocks.
+    """
     kinds = np.zeros(count, np.int64) if hint is None else hint.astype(np.int64)
+    found = np.zeros(count, np.bool_)
+    if count > ONE_BY_ONE:
+        for kind in (0, 1):
+            chosen = kinds == kind
+            part = None if flags is None else flags[chosen]
+            found[chosen] = entropy.code(coder, int(np.count_nonzero(chosen)), 2, part).astype(np.bool_)
+        return found
+    seen = np.ones((2, 3, 3, 2), np.int64)
     for place in range(count):
         before = int(found[place - 1]) if place else 2
         above = int(found[place - width]) if place >= width else 2
@@ -188,8 +199,3 @@ def _exp(x: Floats) -> Floats:
     rest = (scaled - whole) * 0.6931471805599453
     value: Floats = 1 + rest * (1 + rest * (0.5 + rest * (1 / 6 + rest * (1 / 24 + rest / 120))))
     return np.asarray(np.ldexp(value, whole.astype(np.int32)))
-
-
-def matrix_of(mask: NDArray[Any]) -> NDArray[Any]:
-    """A tensor's mask as the matrix that is coded: outputs by everything else."""
-    return mask.reshape(mask.shape[0], -1) if mask.ndim else mask.reshape(1, 1)

@@ -1,12 +1,12 @@
 """The `.fedlite` file: a model as Deep Compression leaves it, with all that is needed to have it back.
 
-    magic "FLC1" | uint16 length of the header | header | codebooks | entropy coded masks and indices | CRC-32
+    magic "FLC1" or "FLC2" | uint16 length of the header | header | codebooks | entropy coded masks and indices | CRC-32
 
 The header is JSON, deflated: the model's spec and, per tensor, name, shape, how its values are written and how its
 mask is coded; docs/compress.md has the bytes. The CRC finds what goes wrong by accident: no check without a key can
 tell what somebody altered on purpose, so a file that travels is sealed or named by its hash in a signed manifest.
 Still an altered file with a right CRC raises CodecError or gives wrong weights: it cannot run code, and takes no more
-memory than `limit` weights need.
+memory than `limit` weights need, nor more time than they and stored_header.STEPS do.
 """
 
 import math
@@ -30,6 +30,7 @@ from fedlite.types import Array
 Bits = NDArray[np.bool_]
 
 MAGIC = b"FLC1"
+IN_BLOCKS = b"FLC2"  # a file of a mask with so many rows or columns that their flags are coded in blocks
 LIMIT = 1 << 26  # weights a file may hold unless its reader allows more: 256 MiB of float32
 _HEAD = struct.Struct("<4sH")
 _CHECK = struct.Struct("<I")
@@ -100,15 +101,17 @@ def dumps(stored: Stored) -> bytes:
     for entry, each in zip(entries, shared, strict=True):
         _code(writer, entry, units, each.mask, each.indices)
         units = _units_after(each.mask, units)
-    payload = _HEAD.pack(MAGIC, len(packed)) + packed + books + writer.finish()
+    magic = IN_BLOCKS if any(each.in_blocks for each in entries) else MAGIC
+    payload = _HEAD.pack(magic, len(packed)) + packed + books + writer.finish()
     return payload + _CHECK.pack(zlib.crc32(payload))
 
 
 def loads(payload: bytes, limit: int = LIMIT) -> Stored:
     """What `dumps` wrote, of at most `limit` weights; CodecError for anything else."""
-    if len(payload) < _HEAD.size + _CHECK.size or payload[:4] != MAGIC:
+    if len(payload) < _HEAD.size + _CHECK.size or payload[:4] not in (MAGIC, IN_BLOCKS):
         raise CodecError(
             f"{len(payload)} bytes beginning {payload[:4].hex()} are no .fedlite file, {MAGIC.hex()}"
+            f" or {IN_BLOCKS.hex()}"
         )
     written, actual = _CHECK.unpack(payload[-_CHECK.size :])[0], zlib.crc32(payload[: -_CHECK.size])
     if written != actual:
@@ -116,6 +119,8 @@ def loads(payload: bytes, limit: int = LIMIT) -> Stored:
     body = payload[: -_CHECK.size]
     end = _HEAD.size + _HEAD.unpack_from(payload)[1]
     spec, entries = stored_header.unpack(body[_HEAD.size : end], limit)
+    if payload[:4] == MAGIC and (old := [each.name for each in entries if each.in_blocks]):
+        raise CodecError(f"the mask of {old[0][:80]!r} has more rows or columns than FLC1 has; FLC2 has them")
     books = []
     for entry in entries:
         book, end = _read_book(body, end, entry)

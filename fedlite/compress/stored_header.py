@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedlite.compress.cluster import MOST
-from fedlite.errors import CodecError
+from fedlite.compress.positions import ONE_BY_ONE
+from fedlite.errors import CodecError, SettingsError
 
 DTYPES = {"e": "<f2", "f": "<f4"}  # of codebooks
+STEPS = 1 << 18  # of all masks of a file together: what cannot be computed at once, some 0.05 ms each
 ALL = -1  # in place of a way to code the mask: everything is live
 _COMMON = (  # what the deflated header may refer to: part of the format
     b'"norm":"batch","batch_stats":"averaged","width":1.0,"stem_stride":2,"groups":features.body.conv.norm.running_mean'
@@ -37,6 +39,24 @@ class Entry:
         return math.prod(self.shape)
 
     @property
+    def room(self) -> int:
+        """As `size`, a dimension of 0 counting as 1: no dimension, and no product of some, is larger."""
+        return math.prod(max(each, 1) for each in self.shape)
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether flags of its rows or columns are too many to tell one by one."""
+        return self.way != ALL and max(self.matrix) > ONE_BY_ONE
+
+    @property
+    def steps(self) -> int:
+        """Parts of its mask that are coded one after the other."""
+        if self.way == ALL:
+            return 1
+        rows, columns = self.matrix
+        return 1 + columns + sum(each for each in (rows, columns) if each <= ONE_BY_ONE)
+
+    @property
     def matrix(self) -> tuple[int, int]:
         """(rows, columns) as coded."""
         rows = self.shape[0] if self.shape else 1
@@ -45,16 +65,18 @@ class Entry:
 
 
 def pack(spec: str, entries: list[Entry]) -> bytes:
-    """The header's bytes, deflated."""
+    """The header's bytes, deflated. SettingsError for masks of more than STEPS."""
+    if (steps := sum(each.steps for each in entries)) > STEPS:
+        raise SettingsError(f"the masks take {steps} steps to code; at most {STEPS} are read")
     rows = [[each.name, list(each.shape), each.kind, each.clusters, each.way] for each in entries]
     header = {"model": json.loads(spec), "tensors": rows}
     return deflated(json.dumps(header, separators=(",", ":"), sort_keys=True).encode())
 
 
 def is_sane(entry: Entry) -> bool:
-    """Whether a mask is coded in so few columns that its time is bounded by its size."""
+    """Whether a mask is coded in so few columns that its time is bounded by its size; none is coded for no weights."""
     rows, columns = entry.matrix
-    return 1 <= entry.way >> 1 <= max(entry.size, 1) and columns <= 64 * rows + 1024
+    return 1 <= entry.way >> 1 <= entry.size and columns <= 64 * rows + 1024
 
 
 def deflated(header: bytes) -> bytes:
@@ -64,7 +86,7 @@ def deflated(header: bytes) -> bytes:
 
 
 def unpack(packed: bytes, limit: int) -> tuple[str, list[Entry]]:
-    """(spec, entries), whose sizes together are within the limit."""
+    """(spec, entries), whose sizes together are within the limit, and the steps of their masks within STEPS."""
     try:
         inflate = zlib.decompressobj(-15, _COMMON)
         raw = json.loads(inflate.decompress(packed, 1 << 22))
@@ -76,8 +98,10 @@ def unpack(packed: bytes, limit: int) -> tuple[str, list[Entry]]:
         raise CodecError(f"the file's header is damaged: {str(error)[:80]}") from None
     if len({each.name for each in entries}) != len(entries):
         raise CodecError("two tensors of the file have one name")
-    if (count := sum(each.size for each in entries)) > limit:
+    if (count := sum(each.room for each in entries)) > limit:
         raise CodecError(f"the file claims {count} weights; at most {limit} are read")
+    if (steps := sum(each.steps for each in entries)) > STEPS:
+        raise CodecError(f"the file's masks are coded in {steps} steps; at most {STEPS} are read")
     return spec, entries
 
 

@@ -1,5 +1,6 @@
 import json
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -159,6 +160,14 @@ def with_header(header: object) -> bytes:
         ([["a", [4, True], "e", 2, -1]], "has no tensor"),
         ([["a", [4], "e", 2, -1], ["a", [4], "e", 2, -1]], "two tensors of the file have one name"),
         ([["a", [4], "e", 0, -1]], "4 live weights and no centroid"),
+        (
+            [["w", [3, 1], "e", 1, -1], ["a", [2**32 - 1, 0], "e", 0, -1]],
+            "claims 4294967298 weights; at most",
+        ),
+        ([["w", [3, 1], "e", 1, -1], ["a", [1 << 25, 0], "e", 0, 2]], "a way that none is written in"),
+        ([["a", [2**32 - 1] * 7 + [0], "e", 0, -1]], r"claims \d{68} weights"),
+        ([["a", [30000, 1], "e", 0, 2]], "more rows or columns than FLC1 has"),
+        ([[str(i), [50, 4000], "e", 1, 8000] for i in range(33)], "in 265683 steps; at most 262144"),
         ([["a", [4]]], "header is damaged"),
         (7, "header is damaged"),
     ],
@@ -166,6 +175,72 @@ def with_header(header: object) -> bytes:
 def test_headers_that_none_writes(tensors: object, words: str) -> None:
     with pytest.raises(CodecError, match=words):
         stored.loads(with_header({"model": {}, "tensors": tensors}))
+
+
+def test_zero_dimensions_take_no_memory() -> None:
+    """What is refused is refused before arrays as long as a dimension are made."""
+    for shape in ([2**32 - 1, 0], [0, 1 << 31], [2**32 - 1] * 7 + [0], [1 << 25, 0]):
+        for way in (-1, 2, 3):
+            payload = with_header(
+                {"model": {}, "tensors": [["w", [3, 1], "e", 1, -1], ["a", shape, "e", 0, way]]}
+            )
+            tracemalloc.start()
+            with pytest.raises(CodecError):
+                stored.loads(payload, limit=1 << 20)
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+            tracemalloc.stop()
+
+
+V1 = bytes.fromhex(
+    "464c4331370043b2106a724e665e2a283520198eae2911e141131d3388078c750c8d40de4b84f9cc04ea6b1d4b90705e7e1e90130d8c71"
+    "88b001c4bf0000bc003800400034158cfe900505d12d3e2083ba"
+)
+
+
+def test_a_file_of_the_first_version_is_read_and_written() -> None:
+    """Bytes from before there was a second one."""
+    weight = [[0] * 6, [-1, 0, 0.5, 2, 0, -1], [0] * 6, [0.5, 2, -1, 0, 0, 0]]
+    found = stored.loads(V1)
+    assert found.params()["a.weight"].tolist() == weight
+    assert found.params()["a.bias"].tolist() == [0, 0.25, 0, 0.25]
+    assert found.params()["none"].shape == (0, 3)
+    assert stored.dumps(found) == V1
+
+
+@pytest.mark.parametrize("shape", [(20_000,), (9000, 3), (3, 9000), (100_000, 1)])
+def test_masks_of_many_rows_are_of_the_second_version(shape: tuple[int, ...]) -> None:
+    mask = np.random.default_rng(0).random(shape) < 0.1
+    book, indices = np.ones(1, np.float32), np.zeros(np.count_nonzero(mask), np.uint8)
+    model = stored.Stored(
+        SPEC, {"a.weight": Shared(mask, book, indices), "b.bias": Shared(mask, book, indices)}
+    )
+    payload = stored.dumps(model)
+    assert payload[:4] == b"FLC2"
+    assert same(stored.loads(payload), model)
+    with pytest.raises(CodecError, match="more rows or columns than FLC1 has"):
+        stored.loads(signed(b"FLC1" + payload[4:-4]))
+
+
+def test_flags_in_blocks_follow_their_hint() -> None:
+    """20,000 rows of which every seventh lives, as the layer before says: a few bytes."""
+    live = np.arange(20_000) % 7 == 0
+    costs = []
+    for hint in (None, live):
+        writer = entropy.Writer(1)
+        positions.code_flags(writer, len(live), 1, live, hint)
+        reader = entropy.Reader(writer.finish(), 1)
+        assert np.array_equal(positions.code_flags(reader, len(live), 1, None, hint), live)
+        costs.append(writer.cost_bits)
+    assert costs[0] > 0.59 * len(live)  # the entropy of 1/7
+    assert costs[1] < 200
+
+
+def test_more_steps_than_are_read_are_not_written() -> None:
+    entries = [
+        stored_header.Entry(str(i), (50, 50), "e", 1, 100) for i in range(stored_header.STEPS // 151 + 1)
+    ]
+    with pytest.raises(SettingsError, match="steps to code; at most 262144 are read"):
+        stored_header.pack(SPEC, entries)
 
 
 def test_a_header_that_inflates_without_end() -> None:
