@@ -12,7 +12,7 @@ A change is (kind, layer, numbers), applied in order to a network of one's own:
 | fedpara | Linear, Conv2d | rank | one layer whose weight is a product of factors: see fedlite.models.factors |
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 from torch import nn
@@ -31,13 +31,18 @@ _SIZES: dict[type[nn.Module], tuple[str, ...]] = {  # what a size change holds, 
     BatchNorm: ("num_features",),
 }
 KINDS = ("size", *FACTORED)
-MOST = 10_000  # changes of one model: more than any has layers
+MOST = 1000  # changes of one model: more than any has layers
+NESTED = 4  # products within products: each makes names longer, and a product of products is one product
 
 
 def apply_changes(module: nn.Module, changes: Sequence[Change]) -> None:
     """Change layers of `module`, which is this call's own. SettingsError for a layer or number that does not fit."""
+    factored: set[str] = set()
     for kind, name, numbers in changes:
         layer = layer_of(module, name)
+        if kind in FACTORED:
+            _check_depth(name, factored)
+            factored.add(name)
         changed = _resized(name, layer, numbers) if kind == "size" else factor(kind, name, layer, numbers)
         parent, _, child = name.rpartition(".")
         setattr(module.get_submodule(parent), child, changed)
@@ -45,11 +50,13 @@ def apply_changes(module: nn.Module, changes: Sequence[Change]) -> None:
 
 def layer_of(module: nn.Module, name: str) -> nn.Module:
     """The layer of that name. SettingsError, with the names there are, if there is none."""
-    layers: dict[str, nn.Module] = dict(module.named_modules())
-    if name not in layers or not name:
-        some = ", ".join([each for each, layer in layers.items() if type(layer) in _SIZES][:12])
-        raise SettingsError(f"the model has no layer {name!r}; there are {some}")
-    return layers[name]
+    try:
+        if name:
+            return module.get_submodule(name)
+    except AttributeError:
+        pass
+    some = ", ".join([each for each, layer in module.named_modules() if type(layer) in _SIZES][:12])
+    raise SettingsError(f"the model has no layer {name[:80]!r}; there are {some}")
 
 
 def size_of(layer: nn.Module) -> tuple[int, ...] | None:
@@ -79,6 +86,15 @@ def changes_from_json(raw: Any) -> tuple[Change, ...]:
         if not numbers or not all(type(each) is int and each > 0 for each in numbers):
             raise SettingsError(f"{kind} of {layer!r} is {numbers}; positive integers wanted")
     return changes
+
+
+def _check_depth(name: str, factored: Collection[str]) -> None:
+    """SettingsError for a factor of a factor of … that is to be factorized once more than NESTED."""
+    outer = [each for each in factored if name.startswith(f"{each}.")]
+    if len(outer) >= NESTED:
+        raise SettingsError(
+            f"layer {name!r} is a product within {NESTED} products; it gets no factors of its own"
+        )
 
 
 def _resized(name: str, layer: nn.Module, numbers: tuple[int, ...]) -> nn.Module:

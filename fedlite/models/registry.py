@@ -2,7 +2,7 @@
 
 import inspect
 import json
-import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +29,8 @@ from fedlite.models.text_transformer import TextTransformer
 
 Option = int | float | str | tuple[int, ...]
 MAX_PARAMETERS = 2**28  # 1 GiB of float32: far above any model for these devices, far below harm
+MAX_DEPTH = 256  # layers that one option asks for: they are made before their parameters are counted
+_DEPTHS = ("layers", "blocks")  # options that say how many layers there are
 
 _FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "linear": Linear,
@@ -89,7 +91,7 @@ class ModelSpec:
         try:
             raw = json.loads(text)
             name, options = str(raw["name"]), dict(raw["options"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise SettingsError(f"{text[:80]!r} is not a model's name and options") from error
         if not {"name", "options"} <= set(raw) <= {"name", "options", "changes"}:
             raise SettingsError(
@@ -108,6 +110,8 @@ def resolve(name: str, options: dict[str, Any]) -> ModelSpec:
     full = {
         key: _checked(f"{name}.{key}", options.get(key, default), default) for key, default in known.items()
     }
+    for key, value in full.items():
+        _check_depth(f"{name}.{key}", value, counts=key in _DEPTHS)
     return ModelSpec(name, tuple(sorted(full.items())))
 
 
@@ -188,6 +192,14 @@ def for_shape(input_shape: tuple[int, ...], num_classes: int) -> tuple[str, dict
     )
 
 
+def _check_depth(what: str, value: Option, *, counts: bool) -> None:
+    """SettingsError for an option that asks for more layers than MAX_DEPTH: by its length, or by what it counts."""
+    sizes = value if isinstance(value, tuple) else (value,)
+    depth = sum(each for each in sizes if isinstance(each, int)) if counts else len(sizes)
+    if depth > MAX_DEPTH:
+        raise SettingsError(f"{what} asks for more than {MAX_DEPTH} layers")
+
+
 def _checked(what: str, value: Any, default: Option) -> Option:
     """An option as its default's type: positive, finite; lists (from JSON) become tuples."""
     if isinstance(default, tuple):
@@ -203,7 +215,7 @@ def _checked(what: str, value: Any, default: Option) -> Option:
             return value
         raise SettingsError(f"{what} is {value!r}; a word as {default!r} is wanted")
     if isinstance(default, float):
-        if type(value) in (int, float) and math.isfinite(value) and value > 0:
+        if type(value) in (int, float) and 0 < value <= sys.float_info.max:  # an int may be above all floats
             return float(value)
         raise SettingsError(f"{what} is {value!r}; a positive number is wanted")
     if type(value) is int and value > 0:

@@ -90,6 +90,22 @@ def test_a_change_that_does_not_fit(change: Change) -> None:
         skeleton(changed(change))
 
 
+@pytest.mark.parametrize("kind", ["rank", "fedpara"])
+def test_products_within_products_have_an_end(kind: str) -> None:
+    """Each makes the names of its layers longer: many take the square of their number."""
+    nested: list[Change] = [("rank", "hidden" + ".0" * depth, (8,)) for depth in range(4)]
+    deepest = skeleton(changed(*nested))
+    assert "hidden.0.0.0.0.weight" in deepest.state_dict()
+    with pytest.raises(SettingsError, match="within 4 products"):
+        skeleton(changed(*nested, (kind, "hidden.0.0.0.0", (8,))))
+    assert skeleton(changed(*nested, ("rank", "hidden.1", (8,))))  # beside them, not within
+
+
+def test_more_changes_than_layers() -> None:
+    with pytest.raises(SettingsError, match="1001 changes; at most 1000"):
+        changes_from_json([["size", "output", [10, 512]]] * 1001)
+
+
 @pytest.mark.parametrize(
     "raw",
     ["size", [["size", "hidden"]], [["grow", "hidden", [1]]], [["rank", "hidden", [0]]], [[1, 2, 3]], None],

@@ -1,6 +1,8 @@
 """Models are those of the papers, rebuilt by name and options, and begin from a seed alone."""
 
+import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,3 +247,36 @@ def test_the_door_refuses_what_does_not_fit() -> None:
 def test_only_float32_tensors_are_params() -> None:
     with pytest.raises(SettingsError, match="num_batches_tracked"):
         models.load_params(nn.BatchNorm1d(2), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("text_transformer", {"layers": 10**7}),
+        ("text_transformer", {"layers": 10**4000}),
+        ("slim_resnet", {"blocks": [4000]}),
+        ("slim_resnet", {"blocks": [9 * 10**4298] * 20}),
+        ("slim_resnet", {"blocks": [200, 57]}),
+        ("slim_resnet", {"blocks": [1] * 257}),
+        ("mlp", {"hidden": [8] * 257}),
+        ("pooled_cnn", {"channels": [8] * 257}),
+        ("mlp", {"input_shape": [1] * 257}),
+    ],
+)
+def test_a_depth_is_refused_before_its_layers_are_made(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=f"{name}.* asks for more than 256 layers|is not a model's name"):
+        ModelSpec.from_json(json.dumps({"name": name, "options": options}))
+
+
+def test_the_deepest_that_is_allowed() -> None:
+    assert len(skeleton(resolve("mlp", {"hidden": [1] * 256})).state_dict()) == 2 * 257
+
+
+def test_a_width_above_all_floats() -> None:
+    with pytest.raises(SettingsError, match="positive number"):
+        resolve("mobilenet_v2", {"width": 10**400})
+
+
+def test_json_as_deep_as_the_stack() -> None:
+    with pytest.raises(SettingsError, match="not a model's name"):
+        ModelSpec.from_json("[" * 100_000)
