@@ -123,9 +123,15 @@ def compress(
 ) -> Stored:
     """The model as the recipe stores it; with examples it is trained on the way.
 
-    UpdateError for NaN, SettingsError for a layer that is not there or units of a network that is no chain.
+    UpdateError for NaN, SettingsError for a layer that is not there, units of a network that is no chain, and
+    FedPara's factors: pruning those leaves no sparse weights.
     """
     check_finite(params, "weights")
+    if factors := [layer for kind, layer, _ in spec.changes if kind == "fedpara"]:
+        raise SettingsError(
+            f"layer {factors[0]!r} is a product of FedPara's factors, which are not to be pruned",
+            remedy="merge first: fedlite.compress.lowrank.merge(spec, params)",
+        )
     chain = spec.name in units.CHAINS
     if recipe.units and not chain:
         raise SettingsError(

@@ -20,6 +20,7 @@ from fedlite.compress.cluster import Shared, centroid_gradient
 from fedlite.errors import DataError, SettingsError
 from fedlite.models.bridge import load_params, params_of
 from fedlite.seeds import derive, generator
+from fedlite.step import soft_loss
 from fedlite.types import Array, Masks, Params
 
 Tell = Callable[[str], None]
@@ -218,7 +219,7 @@ def _descend(
 
 
 def _check_fit(net: nn.Module, examples: Examples) -> None:
-    """DataError unless the net takes the first example and has a class for every label."""
+    """DataError unless the net takes the first example, has a class for every label and all that the teacher has."""
     try:
         classes = logits_of(net, examples.x[:1]).shape[1]
     except (RuntimeError, ValueError, IndexError) as error:
@@ -228,6 +229,11 @@ def _check_fit(net: nn.Module, examples: Examples) -> None:
     low, high = int(examples.y.min()), int(examples.y.max())
     if low < 0 or high >= classes:
         raise DataError(f"labels run from {low} to {high}; the model has classes 0 to {classes - 1}")
+    if examples.logits is not None and examples.logits.shape != (len(examples), classes):
+        raise DataError(
+            f"the teacher says {examples.logits.shape} of the examples; {(len(examples), classes)} wanted",
+            remedy="give a teacher of the same classes",
+        )
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
@@ -235,14 +241,11 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def _loss(logits: Tensor, y: Tensor, soft: Tensor | None, settings: Training) -> Tensor:
-    """(1 − soft) · cross-entropy + soft · T² · KL(teacher‖student). (Hinton et al. 2015, §2)"""
+    """(1 − soft) · cross-entropy + soft · `soft_loss` of the teacher."""
     hard = F.cross_entropy(logits, y)
     if soft is None or not settings.soft:
         return hard
-    heat = settings.temperature
-    student, teacher = F.log_softmax(logits / heat, 1), F.softmax(soft / heat, 1)
-    follow = F.kl_div(student, teacher, reduction="batchmean") * heat**2
-    return (1 - settings.soft) * hard + settings.soft * follow
+    return (1 - settings.soft) * hard + settings.soft * soft_loss(logits, soft, settings.temperature)
 
 
 def _batches(examples: Examples, settings: Training) -> int:

@@ -16,6 +16,7 @@ from fedlite.compress.deep_train import (
     train_masked,
     train_shared,
 )
+from fedlite.compress.lowrank import factorize, fedpara
 from fedlite.compress.prune import magnitude_masks
 from fedlite.data.spec import open_data
 from fedlite.errors import DataError, SettingsError, UpdateError
@@ -266,3 +267,25 @@ def test_training_that_cannot_be(trained: Params) -> None:
             deep.compress(SPEC, trained, deep.Recipe(prune_epochs=1), Examples(odd, y))
     with pytest.raises(DataError, match="labels run from 0 to 12"):
         deep.compress(SPEC, trained, deep.Recipe(prune_epochs=1), Examples(x, y + np.array([0, 1, 2, 12])))
+
+
+def test_factors_of_fedpara_are_refused() -> None:
+    spec = fedpara(SPEC)
+    with pytest.raises(
+        SettingsError, match=r"FedPara's factors.*merge first: fedlite\.compress\.lowrank\.merge"
+    ):
+        deep.compress(spec, initial_params(build(spec), 0), deep.RECIPES["light"])
+
+
+def test_factors_in_a_row_are_compressed_like_any_layer() -> None:
+    spec, params = factorize(SPEC, params_of(SPEC), rank=8)
+    found = stored.loads(stored.dumps(deep.compress(spec, params, deep.Recipe(sparsity=0.5))))
+    assert ModelSpec.from_json(found.spec) == spec
+    assert list(found.tensors) == list(params)
+
+
+def test_a_teacher_of_other_classes(digits: tuple[Examples, Examples], trained: Params) -> None:
+    x, y = digits[0].x, digits[0].y
+    taught = Examples(x, y, np.zeros((len(y), 4), np.float32))
+    with pytest.raises(DataError, match="give a teacher of the same classes"):
+        deep.compress(SPEC, trained, deep.Recipe(soft=0.5), taught)
