@@ -7,7 +7,8 @@
     python -m fedlite.compress --show model.fedlite                           what takes how many bytes
     python -m fedlite.compress --decode model.fedlite --out back.safetensors
 
-model.safetensors is what a run leaves in its folder. A recipe is a name (deep-compression, light) or a TOML file:
+model.safetensors is what a run leaves in its folder; one that computes at 8 bits is compressed as float32, FedPara's
+factors are multiplied out. A recipe is a name (deep-compression, light) or a TOML file:
 
     sparsity = 0.9            # share of the weights that go, over all layers
     clusters = 16             # values that a layer's weights share
@@ -37,6 +38,8 @@ from fedlite.tensors import size_bytes
 if TYPE_CHECKING:
     from fedlite.compress.deep import Recipe
     from fedlite.compress.deep_train import Examples
+    from fedlite.models import ModelSpec
+    from fedlite.models.saved import Saved
     from fedlite.types import Params
 
 OK, FAILED, BAD_SETTINGS = 0, 1, 2
@@ -73,6 +76,8 @@ def body(argv: Sequence[str]) -> int:
             "one MODEL, one --show or one --decode is wanted",
             remedy="python -m fedlite.compress model.safetensors, or --help",
         )
+    if config.out is not None and config.out.is_dir():
+        raise SettingsError(f"cannot write {config.out}: it is a folder", remedy="name a file in it")
     if config.show:
         _report(config, _sizes(stored.read(config.show), config.show))
     elif config.decode:
@@ -87,24 +92,48 @@ def _compress(path: Path, config: Config) -> None:
     from fedlite.models.saved import load_model
 
     out = config.out or path.with_suffix(".fedlite")
+    if not out.parent.is_dir():
+        raise SettingsError(f"cannot write {out}: there is no such folder", remedy="make it first")
     saved = load_model(path)
-    if saved.bits != 32:
-        raise SettingsError(f"{path} computes at {saved.bits} bits; Deep Compression takes float32 models")
+    spec, params = _plain(path, saved)
     recipe = _recipe(config)
+    if config.teacher is not None and not (recipe.soft and config.data):
+        raise SettingsError(
+            "--teacher would not be followed: "
+            + ("soft is 0 in the recipe" if config.data else "there is no --data"),
+            remedy="give --data, and --recipe FILE.toml with soft = 0.5 or another share of the loss",
+        )
     examples = None
     if config.data:
         examples = _examples(config)
     else:
         _say(f"no --data: nothing is trained; {recipe.sparsity:.0%} of the weights go as they are")
-    model = compress(saved.spec, saved.params, recipe, examples, seed=config.seed, tell=_say)
+    model = compress(spec, params, recipe, examples, seed=config.seed, tell=_say)
     stored.save(out, model)
     found = _sizes(stored.read(out), out)
     if config.data:
         found |= {
-            "error_percent": _error(config, model.spec, stored.load(out)[1]),
-            "error_percent_before": _error(config, model.spec, saved.params),
+            "error_percent": _error(config, spec, stored.load(out)[1]),
+            "error_percent_before": _error(config, saved.spec, saved.params, saved.bits),
         }
     _report(config, found)
+
+
+def _plain(path: Path, saved: "Saved") -> "tuple[ModelSpec, Params]":
+    """The model in float32, without what is not to be pruned: FedPara's factors, and ranges of what rounds."""
+    from fedlite.compress.lowrank import merge
+    from fedlite.models.saved import RANGE
+
+    spec, params = saved.spec, saved.params
+    if any(kind == "fedpara" for kind, *_ in spec.changes):
+        _say(f"{path}: FedPara's factors are multiplied out")
+        spec, params = merge(spec, params, ("fedpara",))
+    if saved.bits < 32:
+        _say(
+            f"{path} computes at {saved.bits} bits: its activation ranges go, and it is compressed as float32"
+        )
+        params = {name: value for name, value in params.items() if not name.endswith(RANGE)}
+    return spec, params
 
 
 def _recipe(config: Config) -> "Recipe":
@@ -118,25 +147,23 @@ def _recipe(config: Config) -> "Recipe":
 
 
 def _examples(config: Config) -> "Examples":
-    from fedlite.compress.deep_train import Examples, load, logits_of
+    from fedlite.compress.deep_train import Examples
     from fedlite.data.spec import open_data
-    from fedlite.models import build
-    from fedlite.models.saved import load_model
+    from fedlite.distill import load_teacher
 
     train = open_data(config.data, split="train", data_dir=config.data_dir)
     if config.teacher is None:
         return Examples(train.x, train.y)
-    teacher = load_model(config.teacher)
-    return Examples(train.x, train.y, logits_of(load(build(teacher.spec), teacher.params), train.x))
+    return Examples(train.x, train.y, load_teacher(config.teacher).logits(train.x))
 
 
-def _error(config: Config, spec: str, params: "Params") -> float:
+def _error(config: Config, spec: "ModelSpec", params: "Params", bits: int = 32) -> float:
     from fedlite.data.spec import open_data
-    from fedlite.models import ModelSpec, build
+    from fedlite.models import build
     from fedlite.train import evaluate
 
     test = open_data(config.data, split="test", data_dir=config.data_dir)
-    accuracy = evaluate(build(ModelSpec.from_json(spec)), params, test.x, test.y)["accuracy"]
+    accuracy = evaluate(build(spec), params, test.x, test.y, bits=bits)["accuracy"]
     return round(100 * (1 - accuracy), 4)
 
 
@@ -149,12 +176,7 @@ def _decode(path: Path, out: Path) -> None:
 
     spec, params = stored.load(path)
     check_like(params, layout(skeleton(ModelSpec.from_json(spec))), str(path))
-    draft = out.with_name(f".{out.name}.part")
-    try:
-        save_model(draft, spec, 32, params)
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
+    save_model(out, spec, 32, params)
     print(f"{out}: {out.stat().st_size} bytes, float32")
 
 

@@ -52,7 +52,7 @@ class Stored:
 def save(path: Path, stored: Stored) -> int:
     """Write the file, all of it or nothing; returns its bytes. Raises as `dumps`, SettingsError for the disk."""
     payload = dumps(stored)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draft = path.parent / f".{path.name}.{os.getpid()}.part"
     try:
         with draft.open("wb") as file:
             file.write(payload)

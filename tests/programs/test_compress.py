@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedlite.compress import lowrank, quantize, stored
 from fedlite.compress.__main__ import main
+from fedlite.data.spec import open_data
 from fedlite.models import build, initial_params
 from fedlite.models.registry import resolve
-from fedlite.models.saved import load_model, save_model
+from fedlite.models.saved import RANGE, load_model, save_model
+from fedlite.train import evaluate
 
 SPEC = resolve("mlp", {"input_shape": (1, 8, 8), "num_classes": 10})
 
@@ -100,16 +103,37 @@ def test_the_module_runs_and_teaches() -> None:
         (("MODEL", "--recipe", "tiny"), "no recipe 'tiny'; there are deep-compression, light"),
         (("MODEL", "--recipe", "none.toml"), "cannot read none.toml"),
         (("MODEL", "--data", "nothing"), "'nothing' is neither a data set nor a path"),
-        (("MODEL", "--data", "digits", "--teacher", "none"), "cannot read none"),
+        (
+            ("MODEL", "--data", "digits", "--teacher", "MODEL"),
+            "soft is 0 in the recipe (give --data, and --recipe",
+        ),
+        (("MODEL", "--data", "digits", "--teacher", "none", "--recipe", "SOFT"), "cannot read none"),
+        (
+            ("MODEL", "--data", "digits", "--teacher", "FOUR", "--recipe", "SOFT"),
+            "the teacher says (1438, 4) of",
+        ),
+        (
+            ("MODEL", "--data", "digits", "--teacher", "WIDE", "--recipe", "SOFT"),
+            "takes no examples of shape",
+        ),
         (("MODEL", "--out", "nowhere/model.fedlite"), "cannot write nowhere/model.fedlite"),
+        (("MODEL", "--out", "."), "cannot write .: it is a folder"),
+        (("--decode", "MODEL", "--out", "."), "cannot write .: it is a folder"),
+        (("MODEL", "--teacher", "MODEL"), "there is no --data"),
         (("none.safetensors",), "cannot read none.safetensors"),
         (("--show", "none.fedlite"), "cannot read none.fedlite"),
     ],
 )
 def test_bad_settings(
-    capsys: pytest.CaptureFixture[str], model: Path, arguments: tuple[str, ...], words: str
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
-    code, out, err = run(capsys, *(str(model) if each == "MODEL" else each for each in arguments))
+    files = {"MODEL": model, "SOFT": tmp_path / "soft.toml"}
+    files["SOFT"].write_text("soft = 0.5\nprune-epochs = 1\nshare-epochs = 0\n")
+    for name, side, classes in (("FOUR", 8, 4), ("WIDE", 9, 10)):
+        files[name] = tmp_path / f"{name}.safetensors"
+        spec = resolve("mlp", {"input_shape": (1, side, side), "num_classes": classes})
+        save_model(files[name], spec.to_json(), 32, initial_params(build(spec), 0))
+    code, out, err = run(capsys, *(files.get(each, each) for each in arguments))
     assert (code, out) == (2, "")
     assert words in err
     assert err.splitlines()[-1].startswith("error: ")
@@ -146,3 +170,51 @@ def test_nan_weights(capsys: pytest.CaptureFixture[str], model: Path) -> None:
     code, _, err = run(capsys, model)
     assert code == 2
     assert "NaN" in err
+
+
+def at_8_bits(path: Path) -> Path:
+    net = quantize.at(build(SPEC), 8)
+    params = dict(initial_params(net, 0))
+    params |= {name: np.array([0, 4], np.float32) for name in params if name.endswith(RANGE)}
+    save_model(path, SPEC.to_json(), 8, params)
+    return path
+
+
+def test_a_model_that_rounds_is_compressed_as_float32(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Also as a teacher, which answers at its own bits."""
+    model, recipe = at_8_bits(tmp_path / "model.safetensors"), tmp_path / "my.toml"
+    recipe.write_text("prune-epochs = 1\nshare-epochs = 1\nsoft = 0.5\n")
+    code, out, err = run(capsys, model, "--data", "digits", "--recipe", recipe, "--teacher", model)
+    assert code == 0, err
+    assert "computes at 8 bits: its activation ranges go, and it is compressed as float32" in err
+    found = json.loads(out.splitlines()[-1])
+    assert not any(name.endswith(RANGE) for name in found["layers"])
+    saved, test = load_model(model), open_data("digits", split="test")
+    before = evaluate(build(SPEC), saved.params, test.x, test.y, bits=8)["accuracy"]
+    assert found["error_percent_before"] == round(100 * (1 - before), 4)
+
+
+def test_fedpara_is_multiplied_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path, spec = tmp_path / "model.safetensors", lowrank.fedpara(SPEC)
+    params = initial_params(build(spec), 0)
+    save_model(path, spec.to_json(), 32, params)
+    code, out, err = run(capsys, path)
+    assert code == 0, err
+    assert "FedPara's factors are multiplied out" in err
+    merged = lowrank.merge(spec, params)[1]
+    assert list(json.loads(out.splitlines()[-1])["layers"]) == list(merged)
+    assert stored.load(tmp_path / "model.fedlite")[0] == SPEC.to_json()
+
+
+@pytest.mark.parametrize("place", ["nodir/back.safetensors", "model.fedlite/back.safetensors"])
+def test_a_place_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, place: str
+) -> None:
+    assert run(capsys, model)[0] == 0
+    before = sorted(tmp_path.iterdir())
+    code, out, err = run(capsys, "--decode", tmp_path / "model.fedlite", "--out", tmp_path / place)
+    assert (code, out) == (1, "")
+    assert f"cannot write {tmp_path / place}" in err
+    assert sorted(tmp_path.iterdir()) == before
