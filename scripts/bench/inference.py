@@ -3,7 +3,7 @@
 MobileNetV2 at 224 px and 1000 classes. The unpruned model is measured in every form that fedlite has of it, in both
 memory layouts; the baseline is the fastest of those that can be trained, with BatchNorm or GroupNorm, as they are.
 `speedup_folded` is against the fastest of all: BatchNorm folded away and channels last, which is no longer the model
-as trained but half a deployment. The student is the same network with a share of the channels of each layer pruned away,
+as trained but half a deployment. The student is the same network with a share of each layer's channels pruned away,
 BatchNorm folded, quantized on calibration examples, exported by fedlite.export. Everything is measured in turn in
 this process, one example at a time; agreement and resident memory come from a process that runs the file alone.
 
