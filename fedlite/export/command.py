@@ -2,18 +2,23 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from fedlite.export import runtimes
 from fedlite.export.config import Config
+from fedlite.export.files import aside
 from fedlite.export.parity import AGREEMENT, Report, compare
 
 OK, FAILED = 0, 1
 
 
 def export(model: Path, config: Config) -> int:
-    """Export one model and print the report; FAILED where the file does not answer as the model does."""
+    """Export one model and print the report; FAILED where the file does not answer as the model does.
+
+    Then nothing is written, and a file that was there before stays.
+    """
     entry = runtimes.entry_of(config.runtime)
     runtimes.python_of(config.runtime)
     from fedlite.export.source import open_examples, open_model
@@ -21,10 +26,20 @@ def export(model: Path, config: Config) -> int:
     examples = open_examples(config)
     integer = open_model(model, examples.calibration, config.observer)
     out = config.out or model.with_suffix(entry.suffix)
-    runtimes.load(config.runtime).write(integer, out, examples.calibration)
-    report = compare(
-        config.runtime, out, integer, examples.x, examples.y, threads=config.threads, seconds=config.seconds
-    )
+    with aside(out) as place:
+        runtimes.load(config.runtime).write(integer, place, examples.calibration)
+        report = compare(
+            config.runtime,
+            place,
+            integer,
+            examples.x,
+            examples.y,
+            threads=config.threads,
+            seconds=config.seconds,
+        )
+        if report.passes:
+            os.replace(place, out)
+    report = dataclasses.replace(report, file=str(out))
     _say(report, config.json)
     return OK if report.passes else FAILED
 
@@ -45,8 +60,9 @@ def rows(report: Report) -> list[tuple[str, str]]:
     """The report for people."""
     smaller = report.float32_bytes / report.size_bytes
     share = f"{report.agreement:.2%} of {report.examples} held-out examples"
+    file = report.file if report.passes else f"{report.file} NOT WRITTEN"
     told = [
-        ("file", f"{report.file}, {report.size_bytes:,} bytes, {smaller:.2f}x smaller than float32"),
+        ("file", f"{file}, {report.size_bytes:,} bytes, {smaller:.2f}x smaller than float32"),
         ("computes", report.computes),
         ("agreement", f"{share}: {'as trained' if report.passes else f'FAILED, {AGREEMENT:.0%} wanted'}"),
         ("difference", f"{report.max_difference:.3g} at most, of logits up to {report.largest_logit:.3g}"),

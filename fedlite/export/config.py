@@ -6,6 +6,8 @@ from pathlib import Path
 from fedlite.config import option
 from fedlite.errors import SettingsError
 
+MAX_THREADS = 256  # runtimes make them all at once, whatever the machine has
+
 
 @dataclass(frozen=True)
 class Config:
@@ -29,6 +31,8 @@ class Config:
         for name in ("samples", "calibration", "threads", "seconds"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"--{name} is {getattr(self, name)}; more than 0 wanted")
+        if self.threads > MAX_THREADS:
+            raise SettingsError(f"--threads is {self.threads}; at most {MAX_THREADS} wanted")
         if not self.data:
             raise SettingsError(
                 "--data is missing: an exported file is compared with the model on real examples",

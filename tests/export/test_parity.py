@@ -91,6 +91,7 @@ def test_runtimes_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         ({"data": ""}, "--data"),
         ({"data": "digits", "samples": 0}, "--samples"),
         ({"data": "d", "seconds": -1.0}, "--sec"),
+        ({"data": "d", "threads": 257}, "--threads is 257; at most 256"),
     ],
 )
 def test_bad_options(options: dict[str, object], word: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from fedlite.compress import quantize
 from fedlite.compress.integer import to_integer
 from fedlite.data.datasets import load
-from fedlite.export import onnxruntime
+from fedlite.export import onnxruntime, parity
 from fedlite.export.__main__ import main
 from fedlite.models import build, initial_params, spec_of
 from fedlite.models.saved import save_model
@@ -61,6 +61,22 @@ def test_other_files_of_a_model(
     assert main([*given, "--json", "--seconds", "0.01"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["examples"], record["accuracy"], record["passes"]) == (40, None, True)
+
+
+def test_a_file_that_answers_otherwise_is_not_written(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves the last good one: here the agreement wanted is one that no file has."""
+    out = tmp_path / "m.onnx"
+    out.write_bytes(b"the last good one")
+    monkeypatch.setattr(parity, "AGREEMENT", 1.01)
+    given = (f"{trained}/model.safetensors", "--data", "digits", "--out", str(out), "--seconds", "0.01")
+    assert main(given) == 1
+    told = capsys.readouterr().out
+    assert f"{out} NOT WRITTEN" in told
+    assert json.loads(told.splitlines()[-1])["passes"] is False
+    assert out.read_bytes() == b"the last good one"
+    assert [each.name for each in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def test_a_refusal_is_one_line(tmp_path: Path) -> None:
