@@ -10,6 +10,7 @@ from fedlite.errors import SettingsError, StorageError
 from fedlite.profile.unknown import Unknown
 
 Value = float | Unknown
+REMEDY = "give another --out, or free some space and start again: what was measured before is kept"
 
 
 class Cache:
@@ -48,7 +49,7 @@ class Cache:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write("\n" * cut + json.dumps(row) + "\n")
         except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error.strerror}") from error
+            raise StorageError(f"cannot write {self._path}: {error.strerror}", remedy=REMEDY) from error
 
 
 def _read(path: Path) -> dict[str, float]:

@@ -28,7 +28,7 @@ def relatives(base: ModelSpec, ratios: Sequence[float]) -> tuple[list[Candidate]
     """Candidates no larger than `base`, each network once, and why some are missing ("" if none is).
 
     Widths are FACTORS of the base's; depths are fewer layers; `ratios` are shares of channels that structured
-    pruning removes from each of those. SettingsError for a ratio outside [0, 1), or more candidates than MOST.
+    pruning removes from each of those. SettingsError for a ratio outside [0, 1), more candidates than MOST, or none.
     """
     if odd := [ratio for ratio in ratios if not 0 <= ratio < 1]:
         raise SettingsError(f"a ratio is {odd[0]}; it must be in [0, 1)")
@@ -48,6 +48,10 @@ def relatives(base: ModelSpec, ratios: Sequence[float]) -> tuple[list[Candidate]
             continue
         name = f"{label} pruned {ratio:g}" if ratio else label
         found.setdefault(layers, Candidate(pruned, name))
+    if not found:
+        raise SettingsError(
+            f"no candidate is left: {_told(list(missing))}", remedy="give smaller --ratios, with 0 among them"
+        )
     return list(found.values()), _told(list(missing))
 
 

@@ -13,7 +13,7 @@ from fedlite.models.registry import ModelSpec, Option, skeleton
 from fedlite.models.saved import save_model
 from fedlite.models.words import spec_of_text
 from fedlite.profile import budget, counts, latency, memory
-from fedlite.profile.cache import Cache
+from fedlite.profile.cache import REMEDY, Cache
 from fedlite.profile.candidates import Candidate, relatives
 from fedlite.profile.config import Config
 from fedlite.profile.contest import Contest, open_contest, open_samples
@@ -149,7 +149,7 @@ def _finish(config: Config, limits: Sequence[budget.Limit], ranked: Sequence[Sta
         _write(config.out / "student.toml", _recipe(config))
         _write(config.out / "candidates.json", json.dumps(table, indent=1) + "\n")
     except OSError as error:
-        raise StorageError(f"cannot write {config.out}: {error.strerror}") from error
+        raise StorageError(f"cannot write {config.out}: {error.strerror}", remedy=REMEDY) from error
     if not config.json:
         _print_table(limits, ranked)
     print(json.dumps(result))

@@ -6,6 +6,8 @@ from pathlib import Path
 from fedlite.config import option
 from fedlite.errors import SettingsError
 
+MAX_THREADS = 256  # libraries make them all at once, whatever the machine has
+
 
 @dataclass(frozen=True)
 class Config:
@@ -34,6 +36,8 @@ class Config:
         for name in ("batch", "train_batch", "threads", "candidates", "samples"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; at least 1 wanted")
+        if self.threads > MAX_THREADS:
+            raise SettingsError(f"threads is {self.threads}; at most {MAX_THREADS} wanted")
         if not 0 < self.seconds <= 3600:
             raise SettingsError(f"seconds is {self.seconds}; above 0 and at most 3600 wanted")
         if not 0 < self.learning_rate < 1e6:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlite.errors import SettingsError
+from fedlite.errors import SettingsError, StorageError
 from fedlite.models.registry import resolve
 from fedlite.profile.budget import Kind, parse_budget
 from fedlite.profile.cache import Cache
@@ -168,6 +168,26 @@ def test_a_family_without_widths_is_pruned() -> None:
 def test_what_is_no_ratio(ratios: list[float]) -> None:
     with pytest.raises(SettingsError, match="ratio"):
         relatives(LINEAR, ratios)
+
+
+@pytest.mark.parametrize(
+    ("name", "ratio"),
+    [
+        ("small_cnn", 0.999),
+        ("shufflenet_v2", 0.5),
+    ],  # one channel of each layer is kept; shuffled ones are not cut
+)
+def test_no_candidate_is_left(name: str, ratio: float) -> None:
+    with pytest.raises(SettingsError, match=f"no candidate is left: .*{name}.*smaller --ratios"):
+        relatives(resolve(name, {}), [ratio])
+
+
+def test_a_folder_that_refuses_is_no_state_directory(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "search", "pi")
+    (tmp_path / "search").touch()  # a file, where a folder is to be
+    with pytest.raises(StorageError, match="another --out") as refused:
+        cache.get("memory", 1, lambda: 5.0)
+    assert "state-dir" not in str(refused.value)
 
 
 def test_the_cache_is_of_one_device_and_outlives_a_power_cut(tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ def test_without_data_the_largest_that_fits_wins_and_it_is_said(
         (("--search", "mlp:hidden=8", "--budget", "macs=10", "--ratios", "0"), ("smallest possible", "macs 1,588")),
         (("--search", "mlp", "--budget", "macs=1M", "--data", "nowhere"), ("nowhere",)),
         (("cnn", "--batch", "0"), ("batch",)),
+        (("cnn", "--threads", "257"), ("threads is 257", "256")),
+        (("--search", "small_cnn", "--budget", "size=1MB", "--ratios", "0.999"), ("no candidate", "--ratios")),
         (("cnn", "--input", "1x1"), ("1, 1",)),
         (("nowhere.onnx",), ("nowhere.onnx",)),
         (("model.tflite",), ("no model", "cnn")),
@@ -104,6 +106,28 @@ def test_refusals(
     code = main([*arguments, "--out", str(tmp_path)])
     out, err = capsys.readouterr()
     assert_refused(Done(code, out, err), BAD_SETTINGS, *words)
+
+
+def test_a_disk_that_refuses_the_winner_leaves_the_last_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (
+        "--search",
+        "mlp:hidden=8",
+        "--budget",
+        "macs=1M",
+        "--ratios",
+        "0",
+        "--out",
+        str(tmp_path),
+        *FAST,
+    )
+    (tmp_path / "winner.safetensors").mkdir()  # no file can take its place
+    assert main([*words]) == 1
+    err = capsys.readouterr().err
+    assert "winner.safetensors" in err
+    assert "state-dir" not in err
+    assert not [each for each in tmp_path.iterdir() if each.name.endswith(".part")]
 
 
 def test_a_refusal_ends_the_program(tmp_path: Path) -> None:
