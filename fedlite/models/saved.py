@@ -82,7 +82,7 @@ def load_model(path: Path) -> Saved:
     try:
         net = skeleton(spec)
         _check_ranges(bits, net, arrays)
-        return Saved(spec, bits, _ordered(path, layout(net), arrays))
+        return Saved(spec, bits, _ordered(layout(net), arrays))
     except (SettingsError, UpdateError) as error:
         raise SettingsError(
             f"{path} does not hold the model it names: {error.args[0]}", remedy=WHOLE
@@ -103,10 +103,10 @@ def _check_ranges(bits: int, net: nn.Module, arrays: Mapping[str, Array]) -> Non
             raise SettingsError(f"{name!r} is {str(value)[:80]}; float32 [min, max] wanted")
 
 
-def _ordered(path: Path, shapes: Params, arrays: Mapping[str, Array]) -> dict[str, Array]:
+def _ordered(shapes: Params, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """The network's tensors as its layout has them, each layer's range after its last; all checked."""
-    check_like({name: arrays[name] for name in shapes if name in arrays}, shapes, str(path))
-    check_finite(arrays, str(path))
+    check_like({name: arrays[name] for name in shapes if name in arrays}, shapes, "tensor")
+    check_finite(arrays, "tensor")
     if odd := sorted(name for name in set(arrays) - set(shapes) if not name.endswith(RANGE)):
         raise SettingsError(f"{odd[:3]} are not the model's")
     ordered: dict[str, Array] = {}
