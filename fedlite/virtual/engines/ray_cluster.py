@@ -149,7 +149,7 @@ class RayCluster:
         self._unstarted = 0
         while True:
             for seat in self._seats:
-                while waiting and seat.starting is None and len(seat.tasks) < AHEAD:
+                while waiting and seat.starting is None and _has_room(seat, waiting[0], suspects):
                     places = waiting.popleft()
                     given = [clients[place] for place in places], [seeds[place] for place in places]
                     seat.tasks.append((places, seat.actor.train.remote(stored, compiled, *given)))
@@ -201,6 +201,16 @@ class RayCluster:
         self._ray.kill(seat.actor)
         self._seats[self._seats.index(seat)] = self._seat()
         return again
+
+
+def _has_room(seat: _Seat, places: list[int], suspects: set[int]) -> bool:
+    """Whether a trainer may be given this too. A suspect has one for itself: who is done may not have been heard yet
+    when the next one ends the trainer, and would be blamed for it.
+    """
+    if not seat.tasks:
+        return True
+    alone = suspects.issuperset(places) or suspects.issuperset(seat.tasks[-1][0])
+    return len(seat.tasks) < AHEAD and not alone
 
 
 def _parts(count: int, parts: int) -> list[list[int]]:
