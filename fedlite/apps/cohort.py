@@ -112,6 +112,20 @@ class Exchange:
         finally:
             self._withdraw(list(self._waiting), TOO_LATE if count >= wanted else "did not answer in time")
         check_quorum(self.tally, len(nodes), quorum)
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Note what went over the wire since these clients' last round, where the grid has one and counts."""
+        weigh = getattr(self.courier.grid, "weigh", None)  # only ours over the link
+        if weigh is None:
+            return
+        for node, wire in weigh(self._asked).items():
+            name = self.courier.who(node).name
+            self.tally.clients[name] |= {"wire_down": wire.sent, "wire_up": wire.received}
+        rows = self.tally.clients.values()
+        for key in ("wire_down", "wire_up"):
+            if rows and all(key in row for row in rows):
+                self.tally.more[key] = sum(row[key] for row in rows)
 
     def _believed(self, client_id: str) -> int:
         """The version a client holds, as far as is known; a wrong guess costs one more exchange."""

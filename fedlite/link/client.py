@@ -20,6 +20,7 @@ from fedlite.link.credentials import CLIENT_OPTIONS, METHOD, SERVICE, ClientCred
 from fedlite.link.desk import Desk, Handle
 from fedlite.link.diagnosis import check_credentials, diagnose
 from fedlite.link.packing import unpack
+from fedlite.link.wire import Meter, Socket, connected
 
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 FIRST_DELAY_SECONDS = 0.5
@@ -52,6 +53,7 @@ class LinkClient:
         self._stop = stop
         self._max_message_bytes = max_message_bytes
         self._desk = Desk()
+        self._meter = Meter()
         self._session: _Session | None = None
         self._finished = False
 
@@ -78,7 +80,7 @@ class LinkClient:
     def _connect_until_stopped(self) -> None:
         attempt = 0
         while not self._stop.is_set():
-            self._session = session = _Session(self._desk, self._max_message_bytes)
+            self._session = session = _Session(self._desk, self._meter, self._max_message_bytes)
             try:
                 session.run(self._address, self._credentials)
             except RetryError as problem:
@@ -106,9 +108,10 @@ def back_off_seconds(attempt: int) -> float:
 class _Session:
     """One connection."""
 
-    def __init__(self, desk: Desk, max_message_bytes: int) -> None:
+    def __init__(self, desk: Desk, meter: Meter, max_message_bytes: int) -> None:
         self._greeted = threading.Event()
         self._desk = desk
+        self._meter = meter
         self._assembler = Assembler(max_message_bytes)
         self._server_takes_bytes = 0
         self._over = False
@@ -121,11 +124,16 @@ class _Session:
 
     def run(self, address: str, credentials: ClientCredentials) -> None:
         """Until the stream ends; always raises why."""
+        port = int(address.rpartition(":")[2])
+        others = connected(port)
         channel = grpc.secure_channel(address, credentials.to_grpc(), options=CLIENT_OPTIONS)
         try:
             self._call = channel.stream_stream(f"/{SERVICE}/{METHOD}")(self._outgoing())
-            for frame in self._call:
-                self._receive(frame)
+            if (first := next(self._call, None)) is not None:
+                self._welcome(first)
+                with self._meter.following(_only(connected(port) - others)):
+                    for frame in self._call:
+                        self._receive(frame)
             raise LinkError(f"the server at {address} closed the connection")
         except grpc.RpcError as error:
             raise diagnose(address, error.code(), error.details() or "") from error
@@ -140,12 +148,10 @@ class _Session:
             self._call.cancel()
 
     def _receive(self, frame: bytes) -> None:
-        if not self.welcomed:
-            self._welcome(frame)
-            return
         match frames.parse(frame):
             case frames.Ack(message_id):
                 self._desk.settle(message_id)
+                self._tell()
             case frames.Start() | frames.Chunk() | frames.Drop() as part:
                 if (whole := self._assembler.feed(part)) is not None:
                     self._desk.put(unpack(whole.header, whole.blobs), whole.message_id)
@@ -161,6 +167,12 @@ class _Session:
         self._server_takes_bytes = welcome.max_message_bytes
         self._greeted.set()
         _log.info("connected to the server")
+
+    def _tell(self) -> None:
+        """What it took on the wire to be done with a message."""
+        if (lap := self._meter.lap()) is not None:
+            down, up = lap.received, lap.sent
+            _log.info("message settled; since the last on the wire: %d bytes down, %d bytes up", down, up)
 
     def _outgoing(self) -> Iterator[bytes]:
         """What gRPC's sending thread sends: it takes the next frame when the last has left."""
@@ -181,3 +193,8 @@ class _Session:
                     yield frames.drop()
                     break
                 yield frame
+
+
+def _only(found: set[Socket]) -> Socket | None:
+    """Of several new connections to the server's port none is known to be this session's."""
+    return next(iter(found)) if len(found) == 1 else None

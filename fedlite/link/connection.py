@@ -12,6 +12,7 @@ from fedlite.link import frames
 from fedlite.link.assembler import Assembler
 from fedlite.link.exchange import Exchange, Letter
 from fedlite.link.packing import unpack
+from fedlite.link.wire import Meter
 
 MAX_CONTROL_FRAMES = 256  # a device that does not read its acks is not read from either
 LAST_WRITE_SECONDS = 2.0
@@ -29,7 +30,7 @@ class Peer:
 
 @dataclass
 class Traffic:
-    """Bytes of one node's frames with their gRPC prefix, since the server started; TLS and HTTP/2 not counted."""
+    """Bytes of one node's frames with their gRPC prefix, since the server started; for TLS and HTTP/2 see wire."""
 
     received_bytes: int = 0
     sent_bytes: int = 0
@@ -44,12 +45,14 @@ class Connection:
         context: "grpc.aio.ServicerContext[Any, Any]",
         exchange: Exchange,
         traffic: Traffic,
+        meter: Meter,
         max_message_bytes: int,
     ) -> None:
         self.peer = peer
         self._context = context
         self._exchange = exchange
         self._traffic = traffic
+        self._meter = meter
         self._assembler = Assembler(max_message_bytes)
         self._control = deque([frames.welcome(max_message_bytes)])
         self._sent: set[str] = set()  # open letters that the device has, or is being sent
@@ -93,6 +96,7 @@ class Connection:
     async def _read(self) -> None:
         while (frame := await self._context.read()) is not grpc.aio.EOF:
             self._traffic.received_bytes += len(frame) + GRPC_PREFIX_BYTES
+            self._meter.read()
             self._receive(frames.parse(frame))
             del frame  # while this waits for the next, nothing here holds the last
             while len(self._control) > MAX_CONTROL_FRAMES:
@@ -149,3 +153,4 @@ class Connection:
     async def _put(self, frame: bytes) -> None:
         self._traffic.sent_bytes += len(frame) + GRPC_PREFIX_BYTES
         await self._context.write(frame)
+        self._meter.read()

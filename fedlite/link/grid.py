@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from fedlite.flower import SERVER_NODE_ID, Message, RunGrid, readdress
 from fedlite.link.packing import pack
 from fedlite.link.server import LinkServer
+from fedlite.link.wire import Wire
 
 
 class LinkGrid(RunGrid):
@@ -19,6 +20,10 @@ class LinkGrid(RunGrid):
     def get_node_ids(self) -> list[int]:
         """The nodes connected now, in ascending order, so that a seeded sample does not depend on arrival."""
         return sorted(self._server.connected())
+
+    def weigh(self, node_ids: Iterable[int]) -> dict[int, Wire]:
+        """Bytes on the wire of each of these nodes since it was last weighed; none where they are not known."""
+        return self._server.weigh(node_ids)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Queue messages for their nodes, connected or not; returns their ids.

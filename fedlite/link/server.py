@@ -11,7 +11,7 @@ import contextlib
 import logging
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
@@ -22,6 +22,7 @@ from fedlite.link.connection import GRPC_PREFIX_BYTES, Connection, Peer, Traffic
 from fedlite.link.credentials import METHOD, SERVER_OPTIONS, SERVICE, ServerCredentials
 from fedlite.link.exchange import Exchange
 from fedlite.link.memory import keep_large_buffers_apart
+from fedlite.link.wire import Meter, Socket, Wire, find
 
 Admit = Callable[[bytes], Peer]
 
@@ -56,6 +57,8 @@ class LinkServer:
         self._connections: dict[int, tuple[Connection, bytes]] = {}
         self._seen: dict[int, Peer] = {}
         self._traffic: dict[int, Traffic] = {}
+        self._meters: dict[int, Meter] = {}
+        self._bound_port = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
@@ -96,6 +99,16 @@ class LinkServer:
             node: Traffic(each.received_bytes, each.sent_bytes) for node, each in self._traffic.copy().items()
         }
 
+    def wire(self) -> dict[int, Wire]:
+        """Bytes on the wire by node id, over all its connections since the start; none where they are not known."""
+        found = {node: meter.read() for node, meter in self._meters.copy().items()}
+        return {node: wire for node, wire in found.items() if wire is not None}
+
+    def weigh(self, node_ids: Iterable[int]) -> dict[int, Wire]:
+        """Bytes on the wire of each of these nodes since it was last weighed; none where they are not known."""
+        found = {node: meter.lap() for node in node_ids if (meter := self._meters.get(node)) is not None}
+        return {node: wire for node, wire in found.items() if wire is not None}
+
     def recheck(self) -> None:
         """Ask `admit` again about every connected device now, rather than within the next second."""
         if self._loop is not None:
@@ -108,6 +121,7 @@ class LinkServer:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
         try:
             port = server.add_secure_port(f"{self._host}:{self._port}", self._credentials.to_grpc())
+            self._bound_port = port
             await server.start()
         except RuntimeError:
             where = f"{self._host}:{self._port}"
@@ -133,8 +147,10 @@ class LinkServer:
             certificate = _certificate(context)
             peer = await self._in_admission(self._admit, certificate)
             name = peer.name
-            hello = await self._hello(peer, context)
-            await self._serve(peer, certificate, hello, context)
+            meter = self._meters.setdefault(peer.node_id, Meter())
+            with meter.following(self._find(context)):
+                hello = await self._hello(peer, context)
+                await self._serve(peer, certificate, hello, context)
             return
         except FedliteError as error:
             _log.info("%s: stream ended: %s", name, error)
@@ -144,6 +160,12 @@ class LinkServer:
             code, details = grpc.StatusCode.UNAVAILABLE, "the server had a fault, see its log"
         with contextlib.suppress(grpc.aio.InternalError):  # a device that reads nothing cannot be told why
             await context.abort(code, details)
+
+    def _find(self, context: "grpc.aio.ServicerContext[Any, Any]") -> Socket | None:
+        """The socket behind a stream: most likely none that is known, perhaps one with another stream."""
+        known = {each for meter in self._meters.values() for each in meter.descriptors()}
+        peer, port = context.peer(), self._bound_port
+        return find(peer, port, skip=known) or find(peer, port)
 
     async def _hello(self, peer: Peer, context: "grpc.aio.ServicerContext[Any, Any]") -> frames.Hello:
         try:
@@ -168,7 +190,8 @@ class LinkServer:
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> None:
         traffic = self._traffic.setdefault(peer.node_id, Traffic())
-        connection = Connection(peer, context, self.exchange, traffic, self._max_message_bytes)
+        meter = self._meters[peer.node_id]
+        connection = Connection(peer, context, self.exchange, traffic, meter, self._max_message_bytes)
         if peer.node_id in self._connections:
             self._connections[peer.node_id][0].end(
                 SettingsError(f"another client with the certificate of {peer.name} took over")
@@ -189,6 +212,7 @@ class LinkServer:
         while True:
             await asyncio.sleep(RECHECK_SECONDS)
             await self._recheck()
+            self.wire()
 
     async def _recheck(self) -> None:
         for connection, error in await self._in_admission(self._refused, list(self._connections.values())):

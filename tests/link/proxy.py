@@ -1,15 +1,17 @@
-"""A TCP proxy whose connections can be cut."""
+"""A TCP proxy that counts what it carries, and whose connections can be cut."""
 
 import contextlib
 import socket
 import threading
+from collections.abc import Iterator
 
 
 class Proxy:
-    """Listens on a free port; `target` may change between connections."""
+    """Listens on a free port; `target` may change between connections. `up` and `down` are bytes passed on."""
 
     def __init__(self, target: str) -> None:
         self.target = target
+        self.up = self.down = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -44,15 +46,26 @@ class Proxy:
                     near.close()
                     continue
                 self._pairs.append((near, far))
-                for source, sink in ((near, far), (far, near)):
-                    thread = threading.Thread(target=self._pump, args=(source, sink), daemon=True)
+                for pump in (self._pump_up, self._pump_down):
+                    thread = threading.Thread(target=pump, args=(near, far), daemon=True)
                     thread.start()
                     self._threads.append(thread)
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump_up(self, near: socket.socket, far: socket.socket) -> None:
+        for size in pump(near, far):
+            self.up += size
+
+    def _pump_down(self, near: socket.socket, far: socket.socket) -> None:
+        for size in pump(far, near):
+            self.down += size
+
+
+def pump(source: socket.socket, sink: socket.socket) -> Iterator[int]:
+    """The sizes of the pieces passed on, until either end is closed."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(65_536):
+            sink.sendall(data)
+            yield len(data)
+    for each in (source, sink):
         with contextlib.suppress(OSError):
-            while data := source.recv(65_536):
-                sink.sendall(data)
-        for each in (source, sink):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+            each.shutdown(socket.SHUT_RDWR)
