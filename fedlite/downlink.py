@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from fedlite.compress.codec import Codec, codec_by_name
+from fedlite.compress.codec import Codec
+from fedlite.compress.presets import codec_by_name
 from fedlite.compress.prune import pack_masks, unpack_masks
 from fedlite.errors import CodecError
 from fedlite.tensors import add, apply_masks, digest, subtract

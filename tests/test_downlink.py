@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedlite.compress.codec import codec_by_name
+from fedlite.compress.presets import codec_by_name
 from fedlite.compress.prune import magnitude_masks
 from fedlite.downlink import Version, advance, bundle, receive, snapshot
 from fedlite.errors import CodecError

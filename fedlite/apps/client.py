@@ -18,7 +18,8 @@ from fedlite.apps.offer import (
     write_holds,
     write_report,
 )
-from fedlite.compress.codec import codec_by_name, encode_with_feedback
+from fedlite.compress.codec import encode_with_feedback
+from fedlite.compress.presets import codec_by_name
 from fedlite.downlink import Version, receive
 from fedlite.errors import CodecError, DataError, ReplayError, SettingsError
 from fedlite.flower import ClientApp, Context, Message, RecordDict

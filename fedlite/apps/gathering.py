@@ -16,7 +16,8 @@ from fedlite.apps.offer import NOTHING_HELD, Manifest
 from fedlite.apps.payloads import Payloads
 from fedlite.apps.settings import JobSettings
 from fedlite.apps.timed import Timed
-from fedlite.compress.codec import Codec, codec_by_name
+from fedlite.compress.codec import Codec
+from fedlite.compress.presets import codec_by_name
 from fedlite.ledger.store import Ledger
 from fedlite.rounds import Model
 from fedlite.seeds import derive

@@ -15,7 +15,7 @@ from fedlite.apps.device import open_teacher
 from fedlite.apps.model import choose, open_test, score, write
 from fedlite.apps.server import Job, make_rule
 from fedlite.apps.settings import JobSettings
-from fedlite.compress.codec import codec_by_name
+from fedlite.compress.presets import codec_by_name
 from fedlite.errors import SettingsError, StateError, StorageError, UpdateError
 from fedlite.ledger.store import Ledger
 from fedlite.modules import module_of

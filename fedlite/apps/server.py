@@ -12,7 +12,7 @@ from fedlite.apps.door import Door
 from fedlite.apps.offer import Manifest
 from fedlite.apps.settings import JobSettings
 from fedlite.apps.stock import stock_rule
-from fedlite.compress.codec import codec_by_name
+from fedlite.compress.presets import codec_by_name
 from fedlite.compress.prune import prunable
 from fedlite.compress.schedule import Pruner
 from fedlite.errors import QuorumError

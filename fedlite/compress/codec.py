@@ -1,66 +1,41 @@
-"""Update payload v1: filters choose, a serializer writes, compressors squeeze; docs/format.md has the bytes.
+"""Update payload v2: filters choose, a serializer writes, compressors squeeze; docs/format.md has the bytes.
 
 `decode` accepts exactly what `encode` writes for the same model and masks. Every size is known from the model
-before a byte is taken on the payload's word.
+before a byte is taken on the payload's word. `fedlite.compress.presets` has codecs by name.
 """
 
+import hashlib
 import struct
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Protocol
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from fedlite.compress.float32 import Float32
 from fedlite.compress.int8 import Int8
 from fedlite.compress.layout import Layout, gather, layout_of, scatter
+from fedlite.compress.planes import Plane, Planes, size_of
+from fedlite.compress.slots import Chance, Compressor, Filter, Memory, Serializer
 from fedlite.compress.zstd import Zstd
 from fedlite.errors import CodecError, SettingsError, UpdateError
 from fedlite.tensors import add, apply_masks, check_like, subtract, zeros_like
 from fedlite.types import Array, Masks, Params, Update
 
-MAGIC = b"FLU1"
-STAGES = 4  # bytes: the serializer, then the compressors, then zeros
-HEADER = struct.Struct(f"<4s{STAGES}s8s")
+MAGIC = b"FLU2"
+HEADER = struct.Struct("<4s4s8s")  # magic, codec, binding
 CHECK = struct.Struct("<I")
 OVERHEAD = HEADER.size + CHECK.size
 
 
-class Filter(Protocol):
-    """Chooses what is worth sending: the other weights become 0. Leaves no trace in the payload."""
+@dataclass(frozen=True)
+class _Body:
+    """A body before its compressors, and the way back to weights."""
 
-    def apply(self, weights: Array, generator: np.random.Generator | None) -> Array:
-        """All live weights, flat, in; the same with zeros, out."""
-
-
-class Serializer(Protocol):
-    """Values ↔ a body whose size the layout alone tells. `stage` is its byte in the header."""
-
-    @property
-    def stage(self) -> int: ...  # noqa: D102
-
-    def size(self, layout: Layout) -> int: ...  # noqa: D102
-
-    def dump(  # noqa: D102
-        self, weights: Array, statistics: Array, layout: Layout, generator: np.random.Generator | None
-    ) -> bytes: ...
-
-    def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]: ...  # noqa: D102
-
-
-class Compressor(Protocol):
-    """Bytes ↔ fewer bytes, without loss. `stage` is its byte in the header."""
-
-    @property
-    def stage(self) -> int: ...  # noqa: D102
-
-    def bound(self, size: int) -> int: ...  # noqa: D102
-
-    def compress(self, data: bytes) -> bytes: ...  # noqa: D102
-
-    def decompress(self, data: bytes, limit: int) -> bytes: ...  # noqa: D102
+    data: bytes
+    notes: tuple[bytes, ...]
+    layouts: tuple[Layout, ...]  # before each filter, and behind the last
+    memory: Memory
 
 
 @dataclass(frozen=True)
@@ -68,22 +43,40 @@ class Codec:
     """An update ↔ bytes. Three slots, so that a wrong order cannot be written."""
 
     filters: tuple[Filter, ...] = ()
-    serializer: Serializer = Int8()  # noqa: RUF009  (frozen)
+    serializer: Serializer = field(default_factory=Int8)
     compressors: tuple[Compressor, ...] = (Zstd(3),)
 
     def __post_init__(self) -> None:
-        if 1 + len(self.compressors) > STAGES:
-            raise SettingsError(f"{len(self.compressors)} compressors; at most {STAGES - 1} fit the header")
+        """SettingsError for compressors in an order that cannot work."""
+        for compressor in self.compressors[1:]:
+            if compressor.looks_inside:
+                raise SettingsError(
+                    f"{compressor.key} codes a serializer's own values: it is the first compressor"
+                )
 
-    @property
-    def stages(self) -> bytes:
-        """The serializer and compressors as the payload's header names them."""
-        return bytes([self.serializer.stage, *(c.stage for c in self.compressors)]).ljust(STAGES, b"\0")
+    @cached_property
+    def key(self) -> str:
+        """What a decoder must know: the keys of filters, serializer and compressors, in order, joined by +."""
+        parts: list[Filter | Serializer | Compressor] = [*self.filters, self.serializer, *self.compressors]
+        keys = [part.key for part in parts]
+        return "+".join(key for key in keys if key)
+
+    @cached_property
+    def id(self) -> bytes:
+        """The codec in a payload's header: the first 4 bytes of SHA-256 of `key`."""
+        return hashlib.sha256(self.key.encode()).digest()[:4]
 
     @property
     def lossless(self) -> bool:
         """Whether decode gives back what encode was given, to the bit, but for pruned coordinates."""
         return not self.filters and isinstance(self.serializer, Float32)
+
+    def memory(self, like: Params, masks: Masks) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what filters keep between rounds, beside the residual."""
+        found: dict[str, tuple[int, ...]] = {}
+        for chosen, layout in zip(self.filters, self._layouts(layout_of(like, masks)), strict=False):
+            found |= chosen.memory(layout)
+        return found
 
     def encode(
         self, update: Update, *, masks: Masks | None = None, generator: np.random.Generator | None = None
@@ -93,17 +86,7 @@ class Codec:
         Raises UpdateError for values that are not float32 or not finite, SettingsError for masks that do not
         fit. The same update gives the same bytes; a stochastic serializer needs a generator.
         """
-        _check_values(update)
-        masks = masks or {}
-        layout = layout_of(update, masks)
-        weights, statistics = gather(update, masks)
-        for chosen in self.filters:
-            weights = chosen.apply(weights, generator)
-        body = self.serializer.dump(weights, statistics, layout, generator)
-        for compressor in self.compressors:
-            body = compressor.compress(body)
-        payload = HEADER.pack(MAGIC, self.stages, layout.binding) + body
-        return payload + CHECK.pack(zlib.crc32(payload))
+        return self._pack(self._body(update, masks or {}, generator, {}))
 
     def decode(self, payload: bytes, like: Params, *, masks: Masks | None = None) -> dict[str, Array]:
         """The update in a payload, shaped like the model; pruned coordinates are exactly 0.
@@ -112,38 +95,85 @@ class Codec:
         masks, and SettingsError for masks that do not fit.
         """
         masks = masks or {}
-        layout = layout_of(like, masks)
-        body = self._open(payload, layout)
-        size = self.serializer.size(layout)
-        limits = self._bounds(size)[:-1]
-        for compressor, limit in zip(reversed(self.compressors), reversed(limits), strict=True):
-            body = compressor.decompress(body, limit)
-        if len(body) != size:
-            raise CodecError(f"payload holds {len(body)} bytes of values, {size} expected")
-        weights, statistics = self.serializer.load(body, layout)
+        layouts = self._layouts(layout_of(like, masks))
+        planes = self._stages(layouts[-1])
+        data = self._open(payload, layouts[0], OVERHEAD + _limit(self.compressors, planes))
+        for compressor, each in zip(reversed(self.compressors), reversed(planes[:-1]), strict=True):
+            data = compressor.decompress(data, each)
+        if len(data) != size_of(planes[0]):
+            raise CodecError(f"payload holds {len(data)} bytes of values, {size_of(planes[0])} expected")
+        weights, statistics = self._load(data, layouts)
         return scatter(weights, statistics, like, masks)
 
     def limit_bytes(self, like: Params, *, masks: Masks | None = None) -> int:
         """The most bytes a payload for this model can have: what a door may refuse before reading."""
-        return OVERHEAD + self._bounds(self.serializer.size(layout_of(like, masks or {})))[-1]
+        inner = self._layouts(layout_of(like, masks or {}))[-1]
+        return OVERHEAD + _limit(self.compressors, self._stages(inner))
 
-    def _bounds(self, size: int) -> list[int]:
-        """The largest size of the body before the first compressor, after it, after the second, …"""
-        bounds = [size]
+    def _body(self, update: Update, masks: Masks, chance: Chance, memory: Memory) -> _Body:
+        """What an update is before the compressors."""
+        _check_values(update)
+        layouts = self._layouts(layout_of(update, masks))
+        weights, statistics = gather(update, masks)
+        notes, kept = [], dict[str, Array]()
+        for chosen, layout in zip(self.filters, layouts, strict=False):
+            weights, note, after = chosen.apply(weights, layout, chance, memory)
+            notes.append(note)
+            kept |= after
+        data = b"".join([*notes, self.serializer.dump(weights, statistics, layouts[-1], chance)])
+        return _Body(data, tuple(notes), layouts, kept)
+
+    def squeeze(self, body: bytes, inner: Layout) -> bytes:
+        """A body of this layout through the compressors."""
+        for compressor, planes in zip(self.compressors, self._stages(inner), strict=False):
+            body = compressor.compress(body, planes)
+        return body
+
+    def _pack(self, body: _Body) -> bytes:
+        data = self.squeeze(body.data, body.layouts[-1])
+        payload = HEADER.pack(MAGIC, self.id, body.layouts[0].binding) + data
+        return payload + CHECK.pack(zlib.crc32(payload))
+
+    def _load(self, data: bytes, layouts: tuple[Layout, ...]) -> tuple[Array, Array]:
+        """(live weights, statistics) of a body."""
+        notes, place = [], 0
+        for chosen in self.filters:
+            notes.append(data[place : place + chosen.note_size])
+            place += chosen.note_size
+        weights, statistics = self.serializer.load(data[place:] if place else data, layouts[-1])
+        for chosen, layout, note in zip(
+            reversed(self.filters), reversed(layouts[:-1]), reversed(notes), strict=True
+        ):
+            weights = chosen.undo(weights, layout, note)
+        return weights, statistics
+
+    def _layouts(self, layout: Layout) -> tuple[Layout, ...]:
+        """The layout before each filter, and behind the last."""
+        layouts = [layout]
+        for chosen in self.filters:
+            layouts.append(chosen.inner(layouts[-1]))
+        return tuple(layouts)
+
+    def _stages(self, inner: Layout) -> list[Planes]:
+        """The planes before each compressor, and behind the last."""
+        notes = sum(chosen.note_size for chosen in self.filters)
+        planes: Planes = [*([Plane(notes)] if notes else []), *self.serializer.planes(inner)]
+        stages = [planes]
         for compressor in self.compressors:
-            bounds.append(compressor.bound(bounds[-1]))
-        return bounds
+            stages.append([Plane(compressor.bound(stages[-1]))])
+        return stages
 
-    def _open(self, payload: bytes, layout: Layout) -> bytes:
-        """The body, after size, magic, stages, binding and check value agree."""
-        limit = OVERHEAD + self._bounds(self.serializer.size(layout))[-1]
+    def _open(self, payload: bytes, layout: Layout, limit: int) -> bytes:
+        """The body, after size, magic, codec, binding and check value agree."""
         if not OVERHEAD <= len(payload) <= limit:
             raise CodecError(f"payload has {len(payload)} bytes, {OVERHEAD} to {limit} expected")
-        magic, stages, binding = HEADER.unpack_from(payload)
+        magic, codec, binding = HEADER.unpack_from(payload)
         if magic != MAGIC:
             raise CodecError(f"payload begins with {magic.hex()}, {MAGIC.hex()} ({MAGIC.decode()}) expected")
-        if stages != self.stages:
-            raise CodecError(f"payload was written by codec {stages.hex()}, {self.stages.hex()} expected")
+        if codec != self.id:
+            raise CodecError(
+                f"payload was written by codec {codec.hex()}, {self.id.hex()} ({self.key}) expected"
+            )
         if binding != layout.binding:
             raise CodecError(
                 f"payload is for model and masks {binding.hex()}, {layout.binding.hex()} expected"
@@ -152,6 +182,11 @@ class Codec:
         if written != actual:
             raise CodecError(f"payload is damaged: check value {written:08x}, computed {actual:08x}")
         return payload[HEADER.size : -CHECK.size]
+
+
+def _limit(compressors: tuple[Compressor, ...], stages: list[Planes]) -> int:
+    """The most bytes of a body. A plane behind a compressor is as large as it can become."""
+    return size_of(stages[len(compressors)])
 
 
 def _check_values(update: Update) -> None:
@@ -172,32 +207,21 @@ def encode_with_feedback(
 ) -> tuple[bytes, dict[str, Array]]:
     """(payload, new residual): what a lossy codec left out of one update is added to the next.
 
-    `residual` is what the last call returned, None the first time. A weight pruned since then takes its
-    residual with it. Raises as `Codec.encode`, and UpdateError if the residual is of another model.
+    `residual` is what the last call returned, None the first time; where a filter keeps something, it holds that
+    too, under names that begin with "~". A weight pruned since then takes its residual with it. Raises as
+    `Codec.encode`, and UpdateError if the residual is of another model.
     (Seide 2014, §3; Karimireddy 2019, Alg. 2: p = update + residual, residual' = p − decode(payload).)
     """
+    masks, memory = masks or {}, {}
     if residual is not None:
+        memory = {name: value for name, value in residual.items() if name.startswith("~")}
+        residual = {name: value for name, value in residual.items() if not name.startswith("~")}
         check_like(residual, update, "residual")
         with np.errstate(over="ignore"):  # encode refuses an infinite sum with a typed error
             update = add(update, residual)
-    payload = codec.encode(update, masks=masks, generator=generator)
+    body = codec._body(update, masks, generator, memory)
+    payload = codec._pack(body)
     if codec.lossless:
         return payload, zeros_like(update)
-    return payload, subtract(apply_masks(update, masks or {}), codec.decode(payload, update, masks=masks))
-
-
-PRESETS: Mapping[str, Codec] = MappingProxyType(
-    {
-        "int8": Codec(compressors=(Zstd(1),)),
-        "int8-tensor": Codec(serializer=Int8(per_channel=False), compressors=(Zstd(1),)),
-        "float32": Codec(serializer=Float32()),
-        "plain": Codec(serializer=Float32(planes=False), compressors=()),
-    }
-)
-
-
-def codec_by_name(name: str) -> Codec:
-    """The preset of this name; SettingsError, listing them, if there is none."""
-    if name not in PRESETS:
-        raise SettingsError(f"no codec {name!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[name]
+    decoded = scatter(*codec._load(body.data, body.layouts), update, masks)
+    return payload, subtract(apply_masks(update, masks), decoded) | dict(body.memory)

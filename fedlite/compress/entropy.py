@@ -22,6 +22,7 @@ Ints = NDArray[np.int64]
 
 SCALE_BITS = 15
 SCALE = 1 << SCALE_BITS  # frequencies of one symbol's alternatives sum to this
+MIXED_UNIT = 8  # of frequencies in many tables at once: so they are looked up fast
 LARGEST_ALPHABET = 1 << 12
 _LOW, _WORD = 1 << 16, 16  # states are in [2^16, 2^32); words have 16 bits
 _MOST_LANES = 1 << 10
@@ -37,6 +38,9 @@ class Coder(Protocol):
 
     def symbols(self, frequencies: Ints, count: int, values: NDArray[Any] | None) -> Ints:
         """`count` symbols s, each of probability frequencies[s]/SCALE; frequencies ≥ 1 and sum to SCALE."""
+
+    def mixed(self, tables: Ints, which: Ints, values: NDArray[Any] | None) -> Ints:
+        """Symbols s, the i-th of probability tables[which[i], s]/SCALE: multiples of MIXED_UNIT that sum to SCALE."""
 
 
 class Writer:
@@ -63,6 +67,14 @@ class Writer:
     def cost_bits(self) -> float:
         """The bits of what was collected: −Σ log2 of its probabilities."""
         return float(sum((SCALE_BITS - np.log2(each)).sum() for each, _ in self._blocks))
+
+    def mixed(self, tables: Ints, which: Ints, values: NDArray[Any] | None) -> Ints:
+        """As Coder.mixed."""
+        found = np.asarray(values, np.int64)
+        place = which * tables.shape[1] + found
+        starts = np.cumsum(tables, axis=1) - tables
+        self._blocks.append((tables.ravel()[place], starts.ravel()[place]))
+        return found
 
     def finish(self) -> bytes:
         """The payload of all blocks, in order."""
@@ -133,6 +145,24 @@ class Reader:
             found[begin : begin + lanes] = chosen
             self._pull(state, of[chosen], slot - starts[chosen])
         return found
+
+    def mixed(self, tables: Ints, which: Ints, values: NDArray[Any] | None = None) -> Ints:
+        """As Coder.mixed."""
+        lanes, width = len(self._states), tables.shape[1]
+        units = (tables // MIXED_UNIT).ravel()
+        symbol = np.repeat(np.arange(units.size), units)  # by table and slot; numbered through all tables
+        frequency = tables.ravel().astype(np.uint64)
+        start = (np.cumsum(tables, axis=1) - tables).ravel().astype(np.uint64)
+        table = (which * (SCALE // MIXED_UNIT)).astype(np.uint64)
+        found, unit = np.empty(len(which), np.int64), np.uint64(MIXED_UNIT.bit_length() - 1)
+        for begin in range(0, len(which), lanes):
+            state = self._states[: min(lanes, len(which) - begin)]
+            slot = state & np.uint64(SCALE - 1)
+            chosen = symbol[table[begin : begin + lanes] + (slot >> unit)]
+            found[begin : begin + lanes] = chosen
+            self._pull(state, frequency[chosen], slot - start[chosen])
+        numbers: Ints = found % width
+        return numbers
 
     def _pull(
         self, state: NDArray[np.uint64], frequency: NDArray[np.uint64], offset: NDArray[np.uint64]

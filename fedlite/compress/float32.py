@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedlite.compress.layout import Layout
+from fedlite.compress.planes import Plane, Planes
 from fedlite.errors import CodecError
 from fedlite.types import Array
 
@@ -13,33 +14,33 @@ from fedlite.types import Array
 class Float32:
     """Serializer: four bytes per value, as four planes (all first bytes, all second bytes, …).
 
-    Signs and exponents then stand together, which is what a byte compressor can find. Without `planes` the values
+    Signs and exponents then stand together, which is what a byte compressor can find. Where not `planar`, the values
     are as memory holds them: for where nothing travels and time counts.
     """
 
-    planes: bool = True
+    planar: bool = True
 
     @property
-    def stage(self) -> int:
-        """0x22 in planes, 0x24 as they are."""
-        return 0x22 if self.planes else 0x24
+    def key(self) -> str:
+        """float32, or plain without planes."""
+        return "float32" if self.planar else "plain"
 
-    def size(self, layout: Layout) -> int:
-        """Bytes `dump` writes for this layout."""
-        return 4 * (layout.weights + layout.statistics)
+    def planes(self, layout: Layout) -> Planes:
+        """Four bytes per value."""
+        return (Plane(4 * (layout.weights + layout.statistics)),)
 
     def dump(
-        self, weights: Array, statistics: Array, layout: Layout, generator: np.random.Generator | None
+        self, weights: Array, statistics: Array, layout: Layout, chance: np.random.Generator | None
     ) -> bytes:
         """The byte planes of weights and then statistics, lowest byte first."""
         values = np.concatenate([weights, statistics]).astype("<f4", copy=False)
-        if not self.planes:
+        if not self.planar:
             return values.tobytes()
         return values.view(np.uint8).reshape(-1, 4).T.tobytes()
 
     def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]:
-        """(weights, statistics) of a body of exactly `size(layout)` bytes; CodecError if not finite."""
-        if self.planes:
+        """(weights, statistics) of a body of exactly that size; CodecError if not finite."""
+        if self.planar:
             planes = np.frombuffer(body, np.uint8).reshape(4, -1)
             values = np.ascontiguousarray(planes.T).view("<f4").reshape(-1).astype(np.float32, copy=False)
         else:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.compress.layout import Layout
+from fedlite.compress.planes import Plane, Planes, levels_of
 from fedlite.errors import CodecError, SettingsError
 from fedlite.types import Array
 
@@ -38,28 +39,29 @@ class Int8:
     stochastic: bool = False
 
     @property
-    def stage(self) -> int:
-        """0x21 per channel, 0x23 per tensor."""
-        return 0x21 if self.per_channel else 0x23
+    def key(self) -> str:
+        """int8 per channel, int8-tensor per tensor."""
+        return "int8" if self.per_channel else "int8-tensor"
 
-    def size(self, layout: Layout) -> int:
-        """Bytes `dump` writes for this layout."""
-        return 2 * self._rows(layout).size + layout.weights + 4 * layout.statistics
+    def planes(self, layout: Layout) -> Planes:
+        """Scale exponents, scale fractions, levels, statistics."""
+        rows = self._rows(layout).size
+        return (Plane(rows), Plane(rows), levels_of(layout.tensors), Plane(4 * layout.statistics))
 
     def dump(
-        self, weights: Array, statistics: Array, layout: Layout, generator: np.random.Generator | None
+        self, weights: Array, statistics: Array, layout: Layout, chance: np.random.Generator | None
     ) -> bytes:
         """Scale exponents, scale fractions, levels, statistics."""
         rows = self._rows(layout)
         codes = scale_codes(_peaks(np.abs(weights), rows))
         steps = np.where(codes > 0, scales(codes), np.float32(np.inf))
-        levels = self._round(weights / np.repeat(steps, rows), generator)
+        levels = self._round(weights / np.repeat(steps, rows), chance)
         fraction, exponent = (codes & 0xFF).astype(np.uint8), (codes >> 8).astype(np.uint8)
         planes = (exponent, fraction, levels, statistics.astype("<f4", copy=False))
         return b"".join(plane.tobytes() for plane in planes)
 
     def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]:
-        """(weights, statistics) of `size(layout)` bytes; CodecError for bytes `dump` never writes."""
+        """(weights, statistics) of a body of that size; CodecError for bytes `dump` never writes."""
         rows, weights = self._rows(layout), layout.weights
         count = rows.size
         planes = np.frombuffer(body, np.uint8, 2 * count).astype(np.uint16)
@@ -70,14 +72,14 @@ class Int8:
         return levels.astype(np.float32) * np.repeat(scales(codes), rows), statistics
 
     def _rows(self, layout: Layout) -> NDArray[np.int64]:
-        return layout.channels if self.per_channel else layout.tensors
+        return layout.channels if self.per_channel else layout.sizes
 
-    def _round(self, ratio: Array, generator: np.random.Generator | None) -> NDArray[np.int8]:
+    def _round(self, ratio: Array, chance: np.random.Generator | None) -> NDArray[np.int8]:
         if not self.stochastic:
             return np.rint(ratio, out=ratio).astype(np.int8)
-        if generator is None:
+        if chance is None:
             raise SettingsError("stochastic rounding needs a generator")
-        ratio += generator.random(ratio.size, np.float32)
+        ratio += chance.random(ratio.size, np.float32)
         return np.minimum(np.floor(ratio, out=ratio), TOP, out=ratio).astype(np.int8)
 
 

@@ -8,6 +8,7 @@ import hashlib
 import math
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,34 +17,88 @@ from fedlite.errors import SettingsError
 from fedlite.types import Array, Masks, Params, Update, is_statistic
 
 MIN_ROW = 16  # weights; a scale of its own would cost a shorter row more than an eighth of its bytes
+MIN_MATRIX = 1024  # live weights; what is smaller, or has one dimension, is coded together
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A learned tensor as it travels: its live weights, row-major. Without a `mask` all are live."""
+
+    shape: tuple[int, ...]
+    mask: NDArray[np.bool_] | None = None
+
+    @cached_property
+    def live(self) -> int:
+        """How many weights travel."""
+        return math.prod(self.shape) if self.mask is None else int(np.count_nonzero(self.mask))
+
+    @property
+    def rows(self) -> int:
+        """The first axis, of a tensor with two or more."""
+        return self.shape[0]
+
+    @property
+    def columns(self) -> int:
+        """Everything behind the first axis."""
+        return math.prod(self.shape[1:])
+
+    @cached_property
+    def is_matrix(self) -> bool:
+        """Whether there is enough of it, in two directions, for filters and contexts of its own."""
+        return len(self.shape) >= 2 and self.columns >= 2 and self.live >= MIN_MATRIX
+
+    @cached_property
+    def channels(self) -> NDArray[np.int64]:
+        """Live weights of each output channel (or of the tensor, where channels are short), all > 0."""
+        count = channels_of(self.shape)
+        if self.mask is None:
+            live = np.full(count, math.prod(self.shape) // count, np.int64)
+        else:
+            live = np.count_nonzero(self.mask.reshape(count, -1), axis=1).astype(np.int64)
+        return live[live > 0]
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """Where live weights lie in the flat tensor; made on demand."""
+        if self.mask is None:
+            return np.arange(math.prod(self.shape))
+        return np.flatnonzero(self.mask)
+
+
+@dataclass(frozen=True, eq=False)
 class Layout:
     """What a payload for one model and one set of masks holds.
 
-    `channels` and `tensors` count the live weights of each output channel and of each tensor, in order, all
-    > 0; both sum to `weights`. `binding` is 8 bytes that differ between models, orders of tensors and masks.
+    `tensors` are the learned ones with live weights, in order; `statistics` counts the others' values. `binding` is
+    8 bytes that differ between models, orders of tensors and masks.
     """
 
-    channels: NDArray[np.int64]
-    tensors: NDArray[np.int64]
-    weights: int
+    tensors: tuple[Tensor, ...]
     statistics: int
     binding: bytes
+
+    @cached_property
+    def weights(self) -> int:
+        """Live weights of all tensors."""
+        return sum(tensor.live for tensor in self.tensors)
+
+    @cached_property
+    def channels(self) -> NDArray[np.int64]:
+        """Live weights of each output channel, in order."""
+        return np.concatenate([np.zeros(0, np.int64), *(tensor.channels for tensor in self.tensors)])
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Live weights of each tensor, in order."""
+        return np.array([tensor.live for tensor in self.tensors], np.int64)
 
 
 def layout_of(like: Params, masks: Masks) -> Layout:
     """The layout of this model under these masks. Raises SettingsError for a mask that does not fit."""
     check_masks(like, masks)
-    learned = [(value.shape, masks.get(name)) for name, value in like.items() if not is_statistic(name)]
-    channels = [_live(shape, mask, channels_of(shape)) for shape, mask in learned]
-    none = np.zeros(0, np.int64)
-    tensors = np.array([live.sum() for live in channels if live.size], np.int64)
+    learned = (Tensor(v.shape, masks.get(name)) for name, v in like.items() if not is_statistic(name))
     statistics = sum(value.size for name, value in like.items() if is_statistic(name))
-    return Layout(
-        np.concatenate([none, *channels]), tensors, int(tensors.sum()), statistics, _binding(like, masks)
-    )
+    return Layout(tuple(each for each in learned if each.live), statistics, _binding(like, masks))
 
 
 def channels_of(shape: tuple[int, ...]) -> int:
@@ -86,15 +141,6 @@ def scatter(weights: Array, statistics: Array, like: Params, masks: Masks) -> di
         else:
             tensors[name] = values.reshape(model.shape)
     return tensors
-
-
-def _live(shape: tuple[int, ...], mask: NDArray[np.bool_] | None, channels: int) -> NDArray[np.int64]:
-    """Live weights of each channel of one tensor, without the channels that have none."""
-    if mask is None:
-        live = np.full(channels, math.prod(shape) // channels, np.int64)
-    else:
-        live = np.count_nonzero(mask.reshape(channels, -1), axis=1).astype(np.int64)
-    return live[live > 0]
 
 
 def _join(parts: list[Array]) -> Array:

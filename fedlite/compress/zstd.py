@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import zstandard
 
+from fedlite.compress.planes import Planes, size_of
 from fedlite.errors import CodecError, SettingsError
 
 
@@ -13,22 +14,25 @@ class Zstd:
     """Compressor: `level` 1 to 19; higher is smaller and slower to encode, decoding does not change."""
 
     level: int = 3
-    stage: ClassVar[int] = 0x31
+    key: ClassVar[str] = "zstd"
+    looks_inside: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.level <= 19:
             raise SettingsError(f"zstd level {self.level} is not in 1..19")
 
-    def bound(self, size: int) -> int:
-        """The most bytes `compress` writes for `size` bytes (ZSTD_COMPRESSBOUND)."""
+    def bound(self, planes: Planes) -> int:
+        """The most bytes `compress` writes for these (ZSTD_COMPRESSBOUND)."""
+        size = size_of(planes)
         return size + (size >> 8) + (((128 << 10) - size) >> 11 if size < 128 << 10 else 0)
 
-    def compress(self, data: bytes) -> bytes:
+    def compress(self, data: bytes, planes: Planes = ()) -> bytes:
         """One frame with its content size, without checksum and dictionary."""
         return zstandard.ZstdCompressor(self.level, write_checksum=False).compress(data)
 
-    def decompress(self, data: bytes, limit: int) -> bytes:
-        """The content of exactly one frame, at most `limit` bytes; CodecError otherwise."""
+    def decompress(self, data: bytes, planes: Planes) -> bytes:
+        """The content of exactly one frame, at most as large as the planes; CodecError otherwise."""
+        limit = size_of(planes)
         try:
             frame = zstandard.get_frame_parameters(data)
             if frame.content_size > limit:

@@ -10,9 +10,10 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from fedlite.compress.codec import OVERHEAD, Codec, Compressor, encode_with_feedback
+from fedlite.compress.codec import OVERHEAD, Codec, encode_with_feedback
 from fedlite.compress.int8 import Int8
-from fedlite.compress.layout import layout_of
+from fedlite.compress.layout import Layout, layout_of
+from fedlite.compress.planes import size_of
 from fedlite.compress.zstd import Zstd
 from fedlite.errors import UpdateError
 from fedlite.seeds import generator
@@ -68,12 +69,13 @@ def code_rows(
 def _int8(
     codec: Codec, serializer: Int8, rows: Array, owed: Array | None, like: Params, masks: Masks, threads: int
 ) -> Coded:
+    layout = layout_of(like, masks)
     pieces = pieces_of(like, masks, per_channel=serializer.per_channel)
     residual = np.empty_like(rows) if owed is None else owed
     finite = np.empty(len(rows), np.uint8)
     most = max(threads, AT_ONCE // (pieces.body + 1))
     sizes = [
-        _compressed(codec.compressors, [memoryview(body) for body in bodies], threads)
+        _compressed(codec, layout, [memoryview(body) for body in bodies], threads)
         for bodies in bodies_of(pieces, rows, owed, residual, finite, most=most, threads=threads)
     ]
     return _coded(sizes, rows, residual, finite > 0)
@@ -94,9 +96,9 @@ def _lossless(
         kept[order] = ~np.uint32(0)
         bits &= kept  # as numbers, times 0, they could be −0
     if not codec.compressors:
-        sizes = np.full(len(rows), codec.serializer.size(layout), np.int64)
+        sizes = np.full(len(rows), size_of(codec.serializer.planes(layout)), np.int64)
         return _coded([sizes], rows, None, finite)
-    most = max(threads, AT_ONCE // (codec.serializer.size(layout) + 1))
+    most = max(threads, AT_ONCE // (size_of(codec.serializer.planes(layout)) + 1))
     split = layout.weights
     blocks: list[Bodies] = [
         [
@@ -105,7 +107,7 @@ def _lossless(
         ]
         for begin in range(0, len(rows), most)
     ]
-    return _coded([_compressed(codec.compressors, block, threads) for block in blocks], rows, None, finite)
+    return _coded([_compressed(codec, layout, block, threads) for block in blocks], rows, None, finite)
 
 
 def _one_by_one(
@@ -136,17 +138,12 @@ def _coded(
     return Coded(np.where(finite, sizes + OVERHEAD, 0), rows, residual, finite)
 
 
-def _compressed(compressors: Sequence[Compressor], bodies: Bodies, threads: int) -> NDArray[np.int64]:
+def _compressed(codec: Codec, layout: Layout, bodies: Bodies, threads: int) -> NDArray[np.int64]:
     """How long each body is after the compressors."""
-    if len(compressors) == 1 and type(compressors[0]) is Zstd and len(bodies[0]) > 0:
-        return _zstd_sizes(compressors[0], bodies, threads)
-    return np.array([len(_all(compressors, bytes(body))) for body in bodies], np.int64)
-
-
-def _all(compressors: Sequence[Compressor], body: bytes) -> bytes:
-    for compressor in compressors:
-        body = compressor.compress(body)
-    return body
+    first = codec.compressors[0] if codec.compressors else None
+    if type(first) is Zstd and len(codec.compressors) == 1 and len(bodies[0]) > 0:
+        return _zstd_sizes(first, bodies, threads)
+    return np.array([len(codec.squeeze(bytes(body), layout)) for body in bodies], np.int64)
 
 
 def _zstd_sizes(zstd: Zstd, bodies: Bodies, threads: int) -> NDArray[np.int64]:

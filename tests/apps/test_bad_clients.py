@@ -17,9 +17,10 @@ from fedlite.apps.job import Workshop, make_job, unsigned, unverified
 from fedlite.apps.offer import read_offer, write_holds, write_report
 from fedlite.apps.server import run
 from fedlite.apps.settings import JobSettings
-from fedlite.compress.codec import Codec, codec_by_name
+from fedlite.compress.codec import Codec
 from fedlite.compress.float32 import Float32
 from fedlite.compress.layout import Layout
+from fedlite.compress.presets import codec_by_name
 from fedlite.crypto.identity import Identity
 from fedlite.crypto.seal import Context as SealContext
 from fedlite.errors import QuorumError

@@ -10,7 +10,7 @@ from fedlite.apps.device import Device, Fixed, Held, Limits, Ram, Stored
 from fedlite.apps.model import choose, initial, open_test
 from fedlite.apps.offer import NOTHING_HELD, Manifest, Offer, read_answer, read_offer, write_offer
 from fedlite.apps.settings import JobSettings
-from fedlite.compress.codec import codec_by_name
+from fedlite.compress.presets import codec_by_name
 from fedlite.data.spec import open_data
 from fedlite.downlink import Version, advance, snapshot
 from fedlite.errors import CodecError, FrameError, ReplayError, SettingsError

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedlite.compress.codec import PRESETS, Codec, codec_by_name, encode_with_feedback
+from fedlite.compress.codec import Codec, encode_with_feedback
 from fedlite.compress.int8 import Int8, scale_codes, scales
+from fedlite.compress.presets import PRESETS, codec_by_name
 from fedlite.compress.topk import TopK
 from fedlite.compress.zstd import Zstd
 from fedlite.errors import SettingsError, UpdateError

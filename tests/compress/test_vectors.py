@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from fedlite.compress.codec import codec_by_name
+from fedlite.compress.presets import codec_by_name
 from fedlite.errors import CodecError
 from fedlite.types import Array
 from tests.compress import reference

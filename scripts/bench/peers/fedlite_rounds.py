@@ -19,7 +19,7 @@ from torch_models import spec_of
 from workload import Workload, read, report, time_rounds
 
 from fedlite.apps.stacked import AT_ONCE, USUAL_BYTES
-from fedlite.compress.codec import codec_by_name
+from fedlite.compress.presets import codec_by_name
 from fedlite.compress.prune import magnitude_masks
 from fedlite.flower import ClientApp, Message, RecordDict
 from fedlite.models import params_of

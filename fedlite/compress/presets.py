@@ -1,0 +1,79 @@
+"""Codecs by name: presets, and texts that name the parts, as `topk:0.01+int8+zstd:3`."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import TypeVar
+
+from fedlite.compress.ans import Ans
+from fedlite.compress.codec import Codec
+from fedlite.compress.float32 import Float32
+from fedlite.compress.int8 import Int8
+from fedlite.compress.slots import Compressor, Filter, Serializer
+from fedlite.compress.step import Step
+from fedlite.compress.topk import TopK
+from fedlite.compress.zstd import Zstd
+from fedlite.errors import SettingsError
+
+Part = TypeVar("Part")
+
+PRESETS: Mapping[str, str] = MappingProxyType(
+    {
+        "int8": "int8+zstd:1",
+        "int8-tensor": "int8-tensor+zstd:1",
+        "small": "step:2+ans",
+        "smallest": "step:4+ans",
+        "float32": "float32+zstd:3",
+        "plain": "plain",
+    }
+)
+FILTERS: Mapping[str, Callable[..., Filter]] = MappingProxyType({"topk": TopK})
+SERIALIZERS: Mapping[str, Callable[..., Serializer]] = MappingProxyType(
+    {
+        "int8": Int8,
+        "int8-tensor": lambda: Int8(per_channel=False),
+        "int8-random": lambda: Int8(stochastic=True),
+        "step": Step,
+        "float32": Float32,
+        "plain": lambda: Float32(planar=False),
+    }
+)
+COMPRESSORS: Mapping[str, Callable[..., Compressor]] = MappingProxyType({"zstd": Zstd, "ans": Ans})
+
+
+@lru_cache(64)
+def codec_by_name(name: str) -> Codec:
+    """The preset of this name, or the codec of this text: filters, a serializer, compressors, joined by +.
+
+    A part is a name and its numbers behind colons. SettingsError, with what there is, for anything else.
+    """
+    parts = PRESETS.get(name, name).split("+")
+    filters, serializer, compressors = list[Filter](), None, list[Compressor]()
+    for part in parts:
+        kind, *numbers = part.split(":")
+        if kind in FILTERS and serializer is None:
+            filters.append(_made(FILTERS[kind], part, numbers))
+        elif kind in SERIALIZERS and serializer is None:
+            serializer = _made(SERIALIZERS[kind], part, numbers)
+        elif kind in COMPRESSORS and serializer is not None:
+            compressors.append(_made(COMPRESSORS[kind], part, numbers))
+        else:
+            raise _unknown(name)
+    if serializer is None:
+        raise _unknown(name)
+    return Codec(tuple(filters), serializer, tuple(compressors))
+
+
+def _made(make: Callable[..., Part], text: str, numbers: list[str]) -> Part:
+    try:
+        return make(*(float(each) if "." in each else int(each) for each in numbers))
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{text!r} is no part of a codec: {error}") from None
+
+
+def _unknown(name: str) -> SettingsError:
+    return SettingsError(
+        f"no codec {name!r}; there are {', '.join(PRESETS)}",
+        remedy=f"name one, or its parts, as topk:0.01+int8+zstd:3: filters ({', '.join(FILTERS)}), one serializer "
+        f"({', '.join(SERIALIZERS)}), compressors ({', '.join(COMPRESSORS)})",
+    )

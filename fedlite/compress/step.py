@@ -1,0 +1,157 @@
+"""One step for the whole update: levels are small integers, most of them zero, made to be entropy coded.
+
+A weight is `level · step`, moved towards where the weights of that level really lie. Small weights fall into a dead
+zone around zero: at equal bytes that is nearer to the update than finer steps without one (Sullivan 1996, §IV).
+What the dead zone takes from an update's length is given back by a longer step, so that what is read is as long in the
+update's direction as the update is, as EDEN's scale does (Vargaftik 2022, §3).
+Tensors that are small or have one dimension get an eighth of the step: they are few and matter more.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlite.compress.layout import Layout, Tensor
+from fedlite.compress.planes import Plane, Planes, levels_of
+from fedlite.compress.slots import Chance
+from fedlite.errors import CodecError, SettingsError
+from fedlite.types import Array
+
+TOP = 32767
+FINER = 8  # steps of small tensors in one of the others
+_HEAD = struct.Struct("<f3B")  # step, and where weights of level 1, 2 and above lie
+_SHIFTS = 3
+_FAR = 256  # parts of a step
+_LONGEST = 1.5  # so that feedback of what was lost dies out, however little is read
+_LEAST, _MOST = 2.0**-120, 2.0**112  # of a step: levels times it, and an eighth of it, are normal and finite
+
+
+@dataclass(frozen=True)
+class Step:
+    """Serializer: 7 bytes, two for each weight, two for each statistic (the upper half of its float32).
+
+    The step is `deviations` (0 < … ≤ 64) root mean squares of the matrices' weights (of all, where there is no
+    matrix); what is nearer to zero than `dead_zone` (0.5 … 1) steps is zero. Neither is known to the decoder.
+    """
+
+    deviations: float = 2.0
+    dead_zone: float = 0.6
+    key: ClassVar[str] = "step"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.deviations <= 64:
+            raise SettingsError(f"a step of {self.deviations} deviations is not in (0, 64]")
+        if not 0.5 <= self.dead_zone <= 1:
+            raise SettingsError(f"a dead zone of {self.dead_zone} steps is not in 0.5 … 1")
+
+    def planes(self, layout: Layout) -> Planes:
+        """Head, levels, statistics."""
+        return (Plane(_HEAD.size), levels_of(layout.tensors, wide=True), Plane(2 * layout.statistics))
+
+    def dump(self, weights: Array, statistics: Array, layout: Layout, chance: Chance) -> bytes:
+        """The body."""
+        step = self._step(weights, layout)
+        levels, shifts = self._levels(weights, layout, step)
+        head = _HEAD.pack(_lengthened(step, shifts, weights, levels, layout), *shifts)
+        return b"".join((head, levels.tobytes(), halves(statistics).tobytes()))
+
+    def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]:
+        """(weights, statistics); CodecError for a step or a statistic that `dump` never writes."""
+        step, *shifts = _HEAD.unpack_from(body)
+        if not (step == 0 or _LEAST <= step <= _MOST):
+            raise CodecError(f"payload holds a step of {step}, 0 or {_LEAST:g} to {_MOST:g} expected")
+        levels = np.frombuffer(body, "<i2", layout.weights, _HEAD.size)
+        statistics = whole(np.frombuffer(body, "<u2", layout.statistics, _HEAD.size + 2 * layout.weights))
+        if (levels == -TOP - 1).any():
+            raise CodecError(f"payload holds the level {-TOP - 1}; levels are -{TOP} to {TOP}")
+        if not np.isfinite(statistics).all():
+            raise CodecError("payload holds a statistic that is NaN or infinite")
+        return _weights(step, shifts, levels, layout), statistics
+
+    def _step(self, weights: Array, layout: Layout) -> float:
+        """A float32."""
+        matrices = [weights[span] for span in _large(layout)] or [weights]
+        count = sum(part.size for part in matrices)
+        square = sum(float(np.dot(part, part)) for part in matrices) / max(count, 1)
+        if not np.isfinite(square):  # in float32: squares of what is beyond 1e19
+            square = sum(float((part.astype(np.float64) ** 2).sum()) for part in matrices) / count
+        step = float(np.float32(self.deviations * square**0.5))
+        return 0.0 if step < _LEAST else min(step, _MOST)
+
+    def _levels(self, weights: Array, layout: Layout, step: float) -> tuple[NDArray[np.int16], list[int]]:
+        """Levels, and where weights of the first ones lie, in 256ths of a step."""
+        if step == 0:
+            return np.zeros(weights.size, np.int16), [0] * _SHIFTS
+        ratio = weights * np.float32(1 / step)
+        for span in _small(layout):
+            ratio[span] *= FINER
+        np.clip(ratio, -TOP, TOP, out=ratio)
+        levels = (ratio + np.copysign(np.float32(1 - self.dead_zone), ratio)).astype("<i2")
+        places = np.flatnonzero(levels)
+        sizes = np.abs(levels[places])
+        rest = np.abs(ratio[places]) - sizes
+        kind = np.minimum(sizes, _SHIFTS) - 1
+        means = np.bincount(kind, rest, _SHIFTS) / np.maximum(np.bincount(kind, minlength=_SHIFTS), 1)
+        return levels, [int(each) for each in np.clip(np.rint((means + 0.5) * _FAR), 0, _FAR - 1)]
+
+
+def _lengthened(
+    step: float, shifts: list[int], weights: Array, levels: NDArray[np.int16], layout: Layout
+) -> float:
+    """The step by which what is read has the update's length in its direction: at most half as long again."""
+    with np.errstate(over="ignore"):
+        square, product = (
+            float(np.dot(weights, weights)),
+            float(np.dot(weights, _weights(step, shifts, levels, layout))),
+        )
+    if not (0 < product < square < np.inf):
+        return step
+    return min(float(np.float32(step * min(square / product, _LONGEST))), _MOST)
+
+
+def _weights(step: float, shifts: list[int], levels: NDArray[np.int16], layout: Layout) -> Array:
+    """What these levels stand for."""
+    weights: Array = _values(step, shifts)[levels.view("<u2")]
+    for span in _small(layout):
+        weights[span] /= FINER
+    return weights
+
+
+def _values(step: float, shifts: list[int]) -> Array:
+    """The weight of each level, by its bits as a uint16."""
+    sizes = np.arange(TOP + 1, dtype=np.float32)
+    sizes[1:] += np.float32(shifts[-1] / _FAR - 0.5)
+    for place, shift in enumerate(shifts, 1):
+        sizes[place] = place + shift / _FAR - 0.5
+    sizes *= np.float32(step)
+    return np.concatenate([sizes, np.zeros(1, np.float32), -sizes[:0:-1]])
+
+
+def halves(values: Array) -> NDArray[np.uint16]:
+    """The upper 16 bits of float32, rounded to nearest; the largest stay finite. (bfloat16)"""
+    bits = values.astype("<f4").view("<u4").astype(np.uint64)
+    upper = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where((upper & 0x7FFF) > 0x7F7F, (upper & 0x8000) | 0x7F7F, upper).astype("<u2")
+
+
+def whole(upper: NDArray[np.uint16]) -> Array:
+    """The float32 with these upper 16 bits and zeros below."""
+    return (upper.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _spans(layout: Layout) -> list[tuple[Tensor, slice]]:
+    ends = np.cumsum(layout.sizes).tolist()
+    return [(t, slice(end - t.live, end)) for t, end in zip(layout.tensors, ends, strict=True)]
+
+
+def _large(layout: Layout) -> list[slice]:
+    return [span for tensor, span in _spans(layout) if tensor.is_matrix]
+
+
+def _small(layout: Layout) -> list[slice]:
+    """Of tensors with the finer step; none, if there is no matrix beside them."""
+    small = [span for tensor, span in _spans(layout) if not tensor.is_matrix]
+    return small if len(small) < len(layout.tensors) else []
