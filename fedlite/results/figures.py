@@ -66,6 +66,8 @@ def _traffic_figure(rows: Sequence[Row]) -> str:
         plots.Series(label, summary.curve(table, key), color)
         for (label, key, color), table in zip(ways, tables, strict=True)
     ]
+    on_wire = (("up, wire", "wire_up", 3), ("down, wire", "wire_down", 4))
+    series += [each for each in _series(rows, on_wire) if each.points]
     values = [y for each in series for _, y in each.points if y > 0]
     if not values:
         return ""

@@ -1,8 +1,9 @@
 """What a run leaves behind: config.json (how it was made), metrics.jsonl (one row per round), report.html.
 
 A row may hold: round, loss, accuracy, accuracy_int8, train_loss, prequential, num_clients, uplink_ratio,
-clients {id: {bytes_up, bytes_down, num_examples, seconds}}, dropped {id: reason}, seconds {phase: s}, and fleet, a
-simulated fleet's virtual figures: see fedlite.virtual.schedule.fleet_row.
+clients {id: {bytes_up, bytes_down, wire_up, wire_down, num_examples, seconds}}, wire_up and wire_down of all clients
+together, dropped {id: reason}, seconds {phase: s}, and fleet, a simulated fleet's virtual figures: see
+fedlite.virtual.schedule.fleet_row. bytes_* are payloads, wire_* what went over the wire, docs/accounting.md.
 Any of them may be missing: there is then no curve for it.
 """
 

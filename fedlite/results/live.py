@@ -29,6 +29,18 @@ COLUMNS = (  # name, width; 79 together, so that a line fits the narrowest termi
     ("ratio", 8),
     ("seconds", 11),
 )
+WIRE_COLUMNS = (  # where bytes on the wire are known; 79 too
+    ("round", 5),
+    ("clients", 8),
+    ("accuracy", 9),
+    ("loss", 8),
+    ("up", 8),
+    ("wire up", 8),
+    ("down", 8),
+    ("wire dn", 8),
+    ("ratio", 6),
+    ("seconds", 11),
+)
 FLEET_COLUMNS = (  # for a simulated fleet, whose virtual time has a column of its own; 79 too
     ("round", 6),
     ("clients", 8),
@@ -103,7 +115,7 @@ class _Terminal:
 
     def __init__(self, progress: "Progress", task: "TaskID", title: str) -> None:
         self._progress, self._task, self._rounds = progress, task, 0
-        self._columns = COLUMNS
+        self._columns: tuple[tuple[str, int], ...] = COLUMNS
         self._print(_one_line(title), "bold")
 
     def note(self, text: str) -> None:
@@ -114,7 +126,7 @@ class _Terminal:
 
     def add(self, row: Mapping[str, Any]) -> None:
         if not self._rounds:
-            self._columns = FLEET_COLUMNS if mapping(row, "fleet") else COLUMNS
+            self._columns = _columns(row)
             self._print("".join(f"{name:>{width}}" for name, width in self._columns), "dim")
         self._rounds += 1
         cells = _cells(row)
@@ -140,6 +152,14 @@ def _progress(console: "Console") -> "Progress":
     return Progress(*columns, status, console=console, speed_estimate_period=3600, expand=False)
 
 
+def _columns(row: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """Those that have something to show, going by the first row."""
+    if mapping(row, "fleet"):
+        return FLEET_COLUMNS
+    known = number(row, "wire_up") is not None and number(row, "wire_down") is not None
+    return WIRE_COLUMNS if known else COLUMNS
+
+
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     """The row's numbers as text, by column."""
     clients, seconds = number(row, "num_clients"), phases(row)
@@ -151,7 +171,9 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
         "int8": percent_text(number(row, "accuracy_int8")),
         "loss": number_text(number(row, "loss")),
         "up": byte_text(up) if up else DASH,
+        "wire up": byte_text(number(row, "wire_up")),
         "down": byte_text(down) if down else DASH,
+        "wire dn": byte_text(number(row, "wire_down")),
         "ratio": ratio_text(number(row, "uplink_ratio")),
         "seconds": seconds_text(sum(seconds.values())) if seconds else DASH,
         "clock": seconds_text(number(mapping(row, "fleet"), "now")),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from fedlite.results import summary
+from fedlite.results import summary, wire
 from fedlite.results.figures import figures
 from fedlite.results.style import CSS
 from fedlite.results.summary import ClientTotal, FleetTotal, Row, Summary
@@ -36,7 +36,8 @@ def render(config: Mapping[str, Any], rows: Sequence[Row], *, name: str) -> str:
         _tiles(found),
         f'<div class="grid">{"".join(figures(rows, found))}</div>',
         _device_table(found),
-        _client_table(found),
+        _wire_table(rows),
+        _client_table(found, rows),
         _dropped_table(found),
         _settings(config),
     ]
@@ -148,9 +149,20 @@ def _device_table(found: Summary) -> str:
     return _table("Devices", ["kind", "asked", "counted", "share"], lines, numeric_from=1) if lines else ""
 
 
-def _client_table(found: Summary) -> str:
+def _wire_table(rows: Sequence[Row]) -> str:
+    """What TLS, HTTP/2, signatures and offers cost beside the payloads, and payloads that did not count."""
+    heads = ["way", "payload", "on the wire", "overhead", "a client and round", "client rounds"]
+    lines = wire.way_lines(rows)
+    return _table("On the wire", heads, lines, numeric_from=1) if lines else ""
+
+
+def _client_table(found: Summary, rows: Sequence[Row]) -> str:
     heads = ["client", "rounds", "dropped", "up", "down", "examples", "seconds a round"]
     lines = [[name, *_client_cells(each)] for name, each in found.clients.items()]
+    ways = {way: wire.carried(rows, way) for way in wire.WAYS}
+    if any(ways.values()):
+        heads += ["wire up", "wire down", "overhead"]
+        lines = [[*line, *wire.client_words(ways, line[0])] for line in lines]
     return _table("Clients", heads, lines, numeric_from=1) if lines else ""
 
 

@@ -136,8 +136,14 @@ def device_thread(
         thread.join()
 
 
-def over_the_link(settings: JobSettings, data: list[Dataset], path: Path) -> tuple[Model, Notes]:
-    """Run over real sockets with mutual TLS and sealed updates."""
+def over_the_link(
+    settings: JobSettings,
+    data: list[Dataset],
+    path: Path,
+    *,
+    through: Callable[[str], str] = lambda address: address,
+) -> tuple[Model, Notes]:
+    """Run over real sockets with mutual TLS and sealed updates; `through` is asked by which address, in turn."""
     fleetlet = Fleetlet(path)
     roster = Roster(fleetlet.fleet)
     server = LinkServer("127.0.0.1:0", fleetlet.server_credentials(), roster.admit)
@@ -156,7 +162,7 @@ def over_the_link(settings: JobSettings, data: list[Dataset], path: Path) -> tup
                 verify=lambda text, signature: verify_manifest(public, text, signature),
                 teacher=open_teacher(settings.teacher),
             )
-            stack.enter_context(device_thread(address, device, credentials, stop))
+            stack.enter_context(device_thread(through(address), device, credentials, stop))
         receiver = Unsealer(fleetlet.identity, roster.identity)
         job = make_job(
             Workshop(settings), receiver, lambda text: sign_manifest(fleetlet.identity, text), roster.party

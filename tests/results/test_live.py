@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fedlite.results import live
-from fedlite.results.live import COLUMNS, FLEET_COLUMNS
+from fedlite.results.live import COLUMNS, FLEET_COLUMNS, WIRE_COLUMNS
 from tests.results.rows import rows
 
 
@@ -51,10 +51,36 @@ def test_a_simulated_fleets_clock_is_shown() -> None:
     ]
 
 
-@pytest.mark.parametrize("columns", [COLUMNS, FLEET_COLUMNS])
+@pytest.mark.parametrize("columns", [COLUMNS, FLEET_COLUMNS, WIRE_COLUMNS])
 def test_a_line_fits_the_narrowest_terminal(columns: tuple[tuple[str, int], ...]) -> None:
     assert sum(width for _, width in columns) == 79
-    assert all(len(name) < width for name, width in columns)
+    assert all(len(name) < width for name, width in columns[1:])
+
+
+def test_bytes_on_the_wire_stand_beside_payloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first round says how many; of the second they are not known."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    main, other = os.openpty()
+    first, second = rows(2)
+    with os.fdopen(other, "w") as stream, live(2, "run", stream=stream) as table:
+        table.add(first | {"wire_up": 215_000, "wire_down": 834_000})
+        table.add(second)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", _drain(main))
+    assert re.search(r" up +wire up +down +wire dn +ratio ", plain)
+    clients = len(first["clients"])
+    assert re.search(rf" {50 * clients} kB +215 kB +{200 * clients} kB +834 kB ", plain)
+    assert re.search(r" kB +– +\d+ kB +– ", plain)
+
+
+def test_a_line_without_a_terminal_says_bytes_on_the_wire_where_they_are_known() -> None:
+    out = io.StringIO()
+    with live(2, "run", stream=out) as table:
+        table.add({"round": 1, "wire_up": 1200, "wire_down": 3400})
+        table.add({"round": 2, "wire_up": "many"})
+    assert out.getvalue().splitlines()[1:] == [
+        "round 1/2  clients 0  wire up 1.2 kB  wire dn 3.4 kB",
+        "round 2/2  clients 0",
+    ]
 
 
 def test_the_clock_is_a_column_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
