@@ -23,6 +23,7 @@ ACCURACY = (
     ("prequential", "online, before learning", 3),
 )
 LOSS = (("loss", "test", 0), ("train_loss", "training", 2))
+ON_WIRE = (("wire_up", "up, wire", 3), ("wire_down", "down, wire", 4))
 KINDS = (("in", "took part", 2), ("out", "not asked", 5), ("lost", "dropped", 1))
 
 
@@ -66,8 +67,7 @@ def _traffic_figure(rows: Sequence[Row]) -> str:
         plots.Series(label, summary.curve(table, key), color)
         for (label, key, color), table in zip(ways, tables, strict=True)
     ]
-    on_wire = (("up, wire", "wire_up", 3), ("down, wire", "wire_down", 4))
-    series += [each for each in _series(rows, on_wire) if each.points]
+    series = [*(each for each in _series(rows, ON_WIRE) if each.points), *series]  # payloads are drawn over them
     values = [y for each in series for _, y in each.points if y > 0]
     if not values:
         return ""

@@ -151,7 +151,7 @@ def _device_table(found: Summary) -> str:
 
 def _wire_table(rows: Sequence[Row]) -> str:
     """What TLS, HTTP/2, signatures and offers cost beside the payloads, and payloads that did not count."""
-    heads = ["way", "payload", "on the wire", "overhead", "a client and round", "client rounds"]
+    heads = ["way", "payload", "on the wire", "overhead", "of a client in a round", "client rounds"]
     lines = wire.way_lines(rows)
     return _table("On the wire", heads, lines, numeric_from=1) if lines else ""
 

@@ -25,6 +25,11 @@ class Carried:
         """0.05: the wire carried 5 % more than the payload; None where there was no payload."""
         return self.wire / self.payload - 1 if self.payload else None
 
+    @property
+    def each_round(self) -> float | None:
+        """Bytes beside the payload of a client in a round, on average."""
+        return (self.wire - self.payload) / self.rounds if self.rounds else None
+
 
 def carried(rows: Sequence[Row], way: str) -> dict[str, Carried]:
     """By client, those only of whom it is known; `way` is up or down."""
@@ -41,11 +46,16 @@ def carried(rows: Sequence[Row], way: str) -> dict[str, Carried]:
 def way_lines(rows: Sequence[Row]) -> list[list[str]]:
     """(way, payload, wire, overhead, overhead of a client in a round, client rounds that are known), as text."""
     totals = {way: sum(carried(rows, way).values(), Carried()) for way in WAYS}
-    if not any(each.rounds for each in totals.values()):
+    known = [each for each in totals.values() if each.rounds]
+    if not known:
         return []
     asked = sum(len(reports(row)) for row in rows)
-    lines = [[way, *_words(each), f"{each.rounds:,} of {asked:,}"] for way, each in totals.items()]
-    return [*lines, ["both", *_words(sum(totals.values(), Carried())), ""]]
+    lines = [
+        [way, *_words(each), byte_text(each.each_round), f"{each.rounds:,} of {asked:,}"]
+        for way, each in totals.items()
+    ]
+    both = byte_text(sum(each.each_round or 0 for each in known))
+    return [*lines, ["both", *_words(sum(known, Carried())), both, ""]]
 
 
 def client_words(ways: Mapping[str, Mapping[str, Carried]], name: str) -> list[str]:
@@ -57,6 +67,5 @@ def client_words(ways: Mapping[str, Mapping[str, Carried]], name: str) -> list[s
 
 def _words(each: Carried) -> list[str]:
     if not each.rounds:
-        return [DASH] * 4
-    more = (each.wire - each.payload) / each.rounds
-    return [byte_text(each.payload), byte_text(each.wire), percent_text(each.overhead), byte_text(more)]
+        return [DASH] * 3
+    return [byte_text(each.payload), byte_text(each.wire), percent_text(each.overhead)]

@@ -36,19 +36,22 @@ def test_totals_by_hand() -> None:
 
 
 def test_the_table_by_way_by_hand() -> None:
-    """Down 7000 over 5000, up 2250 over 1500, both 9250 over 6500; three of four client rounds are known."""
+    """Down 7000 over 5000, up 2250 over 1500, in three of four client rounds; both together 9250 over 6500."""
     assert way_lines(ROWS) == [
         ["down", "5 kB", "7 kB", "40.0 %", "667 B", "3 of 4"],
         ["up", "1.5 kB", "2.25 kB", "50.0 %", "250 B", "3 of 4"],
-        ["both", "6.5 kB", "9.25 kB", "42.3 %", "458 B", ""],
+        ["both", "6.5 kB", "9.25 kB", "42.3 %", "917 B", ""],
     ]
 
 
 def test_the_report_has_it_by_way_and_by_client() -> None:
     shown = " ".join(" ".join(Page(render({}, ROWS, name="run")).texts).split())
-    assert "On the wire way payload on the wire overhead a client and round client rounds down 5 kB" in shown
+    assert (
+        "On the wire way payload on the wire overhead of a client in a round client rounds down 5 kB" in shown
+    )
     assert "wire up wire down overhead" in shown
-    # a: 5050 over 4000
+    assert "Bytes by round, all clients up, wire 1.3 kB down, wire 6 kB up 9.5 kB down 10 kB" in shown
+    # a: 1550 + 3500 over 1000 + 3000
     assert "1.55 kB 3.5 kB 26.2 %" in shown
 
 
