@@ -67,7 +67,8 @@ def _traffic_figure(rows: Sequence[Row]) -> str:
         plots.Series(label, summary.curve(table, key), color)
         for (label, key, color), table in zip(ways, tables, strict=True)
     ]
-    series = [*(each for each in _series(rows, ON_WIRE) if each.points), *series]  # payloads are drawn over them
+    on_wire = [each for each in _series(rows, ON_WIRE) if each.points]
+    series = [*on_wire, *series]  # payloads are drawn over them
     values = [y for each in series for _, y in each.points if y > 0]
     if not values:
         return ""
