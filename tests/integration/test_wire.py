@@ -1,8 +1,12 @@
 """Bytes on the wire in a run's rows, against relays between the server and each of its devices."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from fedlite.apps.settings import JobSettings
+from fedlite.link import wire
 from tests.integration.federation import over_the_link, shares, virtually
 from tests.link.proxy import Proxy
 
@@ -36,3 +40,17 @@ def test_a_simulation_has_nothing_on_a_wire(tmp_path: Path) -> None:
     for row in notes.rows:
         assert not any(key.startswith("wire") for key in row)
         assert not any(key.startswith("wire") for each in row["clients"].values() for key in each)
+
+
+def test_where_the_system_does_not_count_the_run_goes_on_without_these_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on macOS, where a process's sockets are not listed in this place."""
+    monkeypatch.setattr(wire, "_DESCRIPTORS", str(tmp_path / "nowhere"))
+    caplog.set_level("INFO", "fedlite")
+    _, notes = over_the_link(replace(SETTINGS, rounds=1), shares(3), tmp_path)
+    [row] = notes.rows
+    assert row["num_clients"] == 3
+    assert not any(key.startswith("wire") for table in (row, *row["clients"].values()) for key in table)
+    assert any("report of" in text for text in caplog.messages)
+    assert not any("on the wire" in text for text in caplog.messages)
