@@ -80,7 +80,7 @@ class Int8:
         if chance is None:
             raise SettingsError("stochastic rounding needs a generator")
         ratio += chance.random(ratio.size, np.float32)
-        return np.minimum(np.floor(ratio, out=ratio), TOP, out=ratio).astype(np.int8)
+        return np.clip(np.floor(ratio, out=ratio), -TOP, TOP, out=ratio).astype(np.int8)
 
 
 def scale_codes(peaks: Array) -> NDArray[np.uint16]:

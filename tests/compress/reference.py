@@ -1,4 +1,4 @@
-"""Update payload v1 decoded in plain Python from docs/format.md: shares no code with fedlite, needs no NumPy."""
+"""Update payload v2 decoded in plain Python from docs/format.md: shares no code with fedlite, needs no NumPy."""
 
 import hashlib
 import math
@@ -8,31 +8,34 @@ import zlib
 import zstandard
 
 Shape = tuple[int, ...]
+KEYS = ("int8+zstd", "int8-tensor+zstd", "float32+zstd", "plain")
 
 
 def decode(
     payload: bytes, model: list[tuple[str, Shape]], masks: dict[str, list[int]]
 ) -> dict[str, list[float]]:
     """Name → values, row-major. Raises ValueError for anything the format does not allow."""
-    magic, stages, binding = struct.unpack_from("<4s4s8s", payload)
-    need(magic == b"FLU1", "magic")
+    magic, codec, binding = struct.unpack_from("<4s4s8s", payload)
+    need(magic == b"FLU2", "magic")
     need(struct.unpack("<I", payload[-4:])[0] == zlib.crc32(payload[:-4]), "check value")
     need(binding == hashlib.sha256(description(model, masks)).digest()[:8], "binding")
-    plain = stages == b"\x24\0\0\0"
-    need(plain or (stages[0] in (0x21, 0x22, 0x23) and stages[1:] == b"\x31\0\0"), "stages")
+    known = {hashlib.sha256(key.encode()).digest()[:4]: key for key in KEYS}
+    need(codec in known, "codec")
+    key = known[codec]
+    plain, per_channel = key == "plain", key.startswith("int8+")
     weights = {name: masks.get(name, [1] * math.prod(shape)) for name, shape in model if not statistic(name)}
     count = sum(map(sum, weights.values()))
     extra = sum(math.prod(shape) for name, shape in model if statistic(name))
     runs = [
-        run for name, shape in model if not statistic(name) for run in rows(shape, weights[name], stages[0])
+        run for name, shape in model if not statistic(name) for run in rows(shape, weights[name], per_channel)
     ]
-    size = 4 * (count + extra) if stages[0] in (0x22, 0x24) else 2 * len(runs) + count + 4 * extra
+    size = 4 * (count + extra) if not key.startswith("int8") else 2 * len(runs) + count + 4 * extra
     body = payload[16:-4] if plain else unpack(payload[16:-4], size)
     need(len(body) == size, "size")
     if plain:
         values = list(struct.unpack(f"<{count + extra}f", body))
     else:
-        values = float32(body) if stages[0] == 0x22 else int8(body, runs, count, extra)
+        values = float32(body) if key == "float32+zstd" else int8(body, runs, count, extra)
     need(all(map(math.isfinite, values)), "finite")
     learned, measured = iter(values[:count]), iter(values[count:])
     return {
@@ -64,9 +67,9 @@ def description(model: list[tuple[str, Shape]], masks: dict[str, list[int]]) -> 
     return out
 
 
-def rows(shape: Shape, live: list[int], stage: int) -> list[int]:
+def rows(shape: Shape, live: list[int], per_channel: bool) -> list[int]:
     size = math.prod(shape)
-    own = stage == 0x21 and len(shape) >= 2 and shape[0] > 0 and size >= 16 * shape[0]
+    own = per_channel and len(shape) >= 2 and shape[0] > 0 and size >= 16 * shape[0]
     width = size // shape[0] if own else size
     return (
         [run for start in range(0, size, width) if (run := sum(live[start : start + width]))] if size else []

@@ -1,5 +1,6 @@
 """The codec beyond what every codec shares: rounding, filters, feedback over rounds, and sizes on a real update."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from fedlite.compress.codec import Codec, encode_with_feedback
 from fedlite.compress.int8 import Int8, scale_codes, scales
 from fedlite.compress.presets import PRESETS, codec_by_name
 from fedlite.compress.topk import TopK
-from fedlite.compress.zstd import Zstd
 from fedlite.errors import SettingsError, UpdateError
 from fedlite.types import Array
 
@@ -113,19 +113,29 @@ def test_feedback_refuses_a_residual_of_another_model_and_an_infinite_sum() -> N
         encode_with_feedback(Codec(), one([3e38]), one([3e38]))
 
 
-def test_presets_and_their_names() -> None:
-    assert {name: codec.stages.hex() for name, codec in PRESETS.items()} == {
-        "int8": "21310000",
-        "int8-tensor": "23310000",
-        "float32": "22310000",
-        "plain": "24000000",
-    }
-    with pytest.raises(SettingsError, match="no codec 'int7'; there are int8, int8-tensor, float32, plain"):
+def test_a_decoder_must_know_the_parts_that_leave_a_trace_and_nothing_else() -> None:
+    """Levels of compressors, step sizes and filters that only leave zeros are the encoder's own affair."""
+    keys = {name: codec_by_name(name).key for name in PRESETS}
+    assert keys["int8"] == codec_by_name("topk:0.1+int8-random+zstd:9").key == "int8+zstd"
+    assert keys["small"] == keys["smallest"] == codec_by_name("step:0.3+ans").key == "step+ans"
+    assert keys["float32"] == "float32+zstd"
+    assert keys["plain"] == "plain"
+    assert codec_by_name("int8").id == hashlib.sha256(b"int8+zstd").digest()[:4]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["int7", "", "zstd", "zstd+int8", "topk:0.1", "int8+topk:0.1", "int8+int8", "int8+zstd:x", "step:1:2:3:4:5",
+     "int8++zstd", "step:nan", "topk:", "step:0", "int8+zstd:99", "int8+zstd+ans"],
+)  # fmt: skip
+def test_texts_that_name_no_codec_are_refused(text: str) -> None:
+    with pytest.raises(SettingsError):
+        codec_by_name(text)
+
+
+def test_an_unknown_codec_is_told_what_there_is() -> None:
+    with pytest.raises(SettingsError, match="no codec .int7.; there are int8, int8-tensor"):
         codec_by_name("int7")
-    with pytest.raises(SettingsError, match="compressors"):
-        Codec(compressors=(Zstd(),) * 4)
-    with pytest.raises(SettingsError, match="level"):
-        Zstd(99)
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +171,10 @@ def test_how_small_and_how_true_an_update_of_a_half_pruned_cnn_is(
 ) -> None:
     update, masks = pruned_cnn
     dense = 4 * sum(value.size for value in update.values())
-    payload = PRESETS[name].encode(update, masks=masks)
+    payload = codec_by_name(name).encode(update, masks=masks)
     assert dense > 190_000
     assert dense / len(payload) > ratio
-    got = PRESETS[name].decode(payload, update, masks=masks)
+    got = codec_by_name(name).decode(payload, update, masks=masks)
     live = {n: np.where(masks[n], v, 0) if n in masks else v for n, v in update.items()}
     wrong = sum(float(np.square(live[n] - got[n]).sum()) for n in update)
     assert wrong < error**2 * sum(float(np.square(v).sum()) for v in live.values())

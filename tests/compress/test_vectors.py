@@ -14,7 +14,7 @@ from fedlite.errors import CodecError
 from fedlite.types import Array
 from tests.compress import reference
 
-FOLDER = Path(__file__).parents[1] / "vectors" / "codec_v1"
+FOLDER = Path(__file__).parents[1] / "vectors" / "codec_v2"
 GOOD: dict[str, Any] = json.loads((FOLDER / "good.json").read_text())
 BAD: dict[str, Any] = json.loads((FOLDER / "bad.json").read_text())
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlite import aggregate, models
-from fedlite.compress.codec import PRESETS, Codec, encode_with_feedback
+from fedlite.compress.codec import Codec, encode_with_feedback
 from fedlite.compress.int8 import Int8
+from fedlite.compress.presets import PRESETS, codec_by_name
 from fedlite.compress.prune import magnitude_masks
 from fedlite.compress.quantize import prepare
 from fedlite.compress.topk import TopK
@@ -22,8 +23,9 @@ from fedlite.virtual import coding
 from fedlite.virtual.coding import Coded, code_rows
 from fedlite.virtual.kernel import available, reduce
 
+INT8 = codec_by_name("int8")
 CODECS = {
-    **PRESETS,
+    **{name: codec_by_name(name) for name in PRESETS},
     "int8, uncompressed": Codec(compressors=()),
     "int8, twice": Codec(compressors=(Zstd(1), Zstd(3))),
     "stochastic": Codec(serializer=Int8(stochastic=True)),
@@ -159,7 +161,7 @@ def test_neither_blocks_nor_threads_change_a_bit(monkeypatch: pytest.MonkeyPatch
 
     def coded(threads: int) -> list[bytes]:
         got = code_rows(
-            PRESETS["int8"],
+            INT8,
             rows.copy(),
             owed.copy(),
             like=like,
@@ -181,7 +183,7 @@ def test_zeros_owed_are_nothing_owed() -> None:
         (3, sum(value.size for value in like.values())), np.float32
     )
     first, second = (
-        code_rows(PRESETS["int8"], rows.copy(), owed, like=like, masks=masks, seeds=range(3))
+        code_rows(INT8, rows.copy(), owed, like=like, masks=masks, seeds=range(3))
         for owed in (None, np.zeros_like(rows))
     )
     assert first.residual is not None
@@ -208,8 +210,8 @@ def test_without_a_compiler_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     reduce.add_rows(compiled[1], rows, weights)
     for module in (coding, reduce):
         monkeypatch.setattr(module, "available", lambda: "there is no compiler")
-    coded = code_rows(PRESETS["int8"], rows.copy(), owed.copy(), like=like, masks=masks, seeds=range(5))
-    assert_each(coded, PRESETS["int8"], rows, owed, like, masks)
+    coded = code_rows(INT8, rows.copy(), owed.copy(), like=like, masks=masks, seeds=range(5))
+    assert_each(coded, INT8, rows, owed, like, masks)
     reduce.add_rows(total, rows, weights)
     assert total.tobytes() == compiled[1].tobytes()
     assert reduce.largest_rows(rows).tobytes() == compiled[0].tobytes()

@@ -1,4 +1,4 @@
-"""Writes good.json and bad.json beside it: `python -m tests.vectors.codec_v1.make`, from the repository's root.
+"""Writes good.json and bad.json beside it: `python -m tests.vectors.codec_v2.make`, from the repository's root.
 
 The bytes are put together by hand from docs/format.md with `struct`, never by fedlite's encoder, and the values
 are calculated in the comments, so the vectors prove something about the code. Run it only for a new format version.
@@ -20,17 +20,21 @@ import zstandard
 from tests.compress.reference import description
 
 HERE = Path(__file__).parent
-INT8, FLOAT32, TENSOR = "21310000", "22310000", "23310000"
+INT8, FLOAT32, TENSOR = "int8+zstd", "float32+zstd", "int8-tensor+zstd"
 CODECS = {INT8: "int8", FLOAT32: "float32", TENSOR: "int8-tensor"}
 LARGE = 3.4028234663852886e38  # the largest float32, (2 − 2^-23) · 2^127
 TINY = 1.401298464324817e-45  # the smallest subnormal, 2^-149
 
 
-def payload(model: Any, masks: Any, stages: str, frame: bytes, magic: bytes = b"FLU1") -> bytes:
+def payload(model: Any, masks: Any, key: str, frame: bytes, magic: bytes = b"FLU2") -> bytes:
     """Header, frame and check value."""
     binding = hashlib.sha256(description(model, masks)).digest()[:8]
-    head = magic + bytes.fromhex(stages) + binding + frame
+    head = magic + codec_id(key) + binding + frame
     return head + struct.pack("<I", zlib.crc32(head))
+
+
+def codec_id(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()[:4]
 
 
 def zstd(body: bytes, **options: Any) -> bytes:
@@ -50,7 +54,7 @@ def planes(values: list[float]) -> bytes:
 
 
 def good() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name, and {model, masks, update, values, stages, body}."""
+    """Name, and {model, masks, update, values, key, body}."""
     # Scales that are powers of two lose nothing. 2^-7: exponent 127 − 7 = 120 = 0x78, fraction 0. 2^-10: 117 = 0x75.
     # The first tensor has 32 ≥ 16 · 2 values, so each of its two rows has a scale; the second row is all zeros.
     levels = [127, -127, 1, -1, 0, 64, -64, 2, 3, 5, 7, 11, 13, 17, 19, 23]
@@ -134,7 +138,7 @@ def good() -> Iterator[tuple[str, dict[str, Any]]]:
             "model": [["w", [2, 16]]],
             "update": {"w": [*first, *[0.4 / 128] * 8, *[-0.6 / 128] * 8]},
             "values": {"w": [*first, *[0.0] * 8, *[-1 / 128] * 8]},
-            "stages": TENSOR,
+            "key": TENSOR,
             "body": int8([0x7800], [127, *[1] * 15, *[0] * 8, *[-1] * 8]),
         },
     )
@@ -145,7 +149,7 @@ def good() -> Iterator[tuple[str, dict[str, Any]]]:
             "model": [["w", [5]], ["w.act_range", [2]]],
             "update": values,
             "values": values,
-            "stages": FLOAT32,
+            "key": FLOAT32,
             "body": planes([*values["w"], *values["w.act_range"]]),
         },
     )
@@ -165,17 +169,17 @@ def bad() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "padded", {"reason": "damaged", "payload": fine + b"\0"}
     yield "oversize", {"reason": "bytes, 20 to", "payload": fine + bytes(1000)}
     yield "check_value", {"reason": "damaged", "payload": fine[:-1] + bytes([fine[-1] ^ 1])}
-    for name, (reason, model, masks, stages, magic) in {
-        "magic": ("begins with", MODEL, {}, INT8, b"FLU2"),
-        "codec": ("written by codec", MODEL, {}, FLOAT32, b"FLU1"),
-        "per_tensor": ("written by codec", MODEL, {}, TENSOR, b"FLU1"),
-        "uncompressed": ("written by codec", MODEL, {}, "21000000", b"FLU1"),
-        "name": ("model and masks", [["v", [4]], MODEL[1]], {}, INT8, b"FLU1"),
-        "order": ("model and masks", MODEL[::-1], {}, INT8, b"FLU1"),
-        "shape": ("model and masks", [["w", [2, 2]], MODEL[1]], {}, INT8, b"FLU1"),
-        "mask": ("model and masks", MODEL, {"w": [1, 1, 1, 1]}, INT8, b"FLU1"),
+    for name, (reason, model, masks, key, magic) in {
+        "magic": ("begins with", MODEL, {}, INT8, b"FLU1"),
+        "codec": ("written by codec", MODEL, {}, FLOAT32, b"FLU2"),
+        "per_tensor": ("written by codec", MODEL, {}, TENSOR, b"FLU2"),
+        "uncompressed": ("written by codec", MODEL, {}, "int8", b"FLU2"),
+        "name": ("model and masks", [["v", [4]], MODEL[1]], {}, INT8, b"FLU2"),
+        "order": ("model and masks", MODEL[::-1], {}, INT8, b"FLU2"),
+        "shape": ("model and masks", [["w", [2, 2]], MODEL[1]], {}, INT8, b"FLU2"),
+        "mask": ("model and masks", MODEL, {"w": [1, 1, 1, 1]}, INT8, b"FLU2"),
     }.items():
-        yield name, {"reason": reason, "payload": payload(model, masks, stages, zstd(FINE), magic)}
+        yield name, {"reason": reason, "payload": payload(model, masks, key, zstd(FINE), magic)}
     size = len(FINE)
     header = bytes.fromhex("28b52ffde0")  # frame header: 8-byte content size, single segment
     frames = {
@@ -219,9 +223,9 @@ def main() -> None:
     """Write both files."""
     vectors: dict[str, Any] = {}
     for name, case in good():
-        masks, stages = case.get("masks", {}), case.pop("stages", INT8)
-        packed = payload(case["model"], masks, stages, zstd(case.pop("body")))
-        vectors[name] = {"masks": masks, "codec": CODECS[stages], **case, "payload": packed.hex()}
+        masks, key = case.get("masks", {}), case.pop("key", INT8)
+        packed = payload(case["model"], masks, key, zstd(case.pop("body")))
+        vectors[name] = {"masks": masks, "codec": CODECS[key], **case, "payload": packed.hex()}
     (HERE / "good.json").write_text(json.dumps(vectors, indent=1) + "\n")
     refused = {
         name: {"model": MODEL, "masks": {}, "codec": "int8", **case, "payload": case["payload"].hex()}
