@@ -88,6 +88,10 @@ class CodecError(PeerError):
     """A payload that no encoder writes for this model."""
 
 
+class OriginError(CodecError):
+    """A downlink that leads on from an initial model which this device cannot make."""
+
+
 class UpdateError(PeerError):
     """A decoded update that cannot be aggregated."""
 

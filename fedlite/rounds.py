@@ -14,7 +14,7 @@ from fedlite import aggregate
 from fedlite.compress.codec import Codec
 from fedlite.compress.masks import pack_masks, unpack_masks
 from fedlite.compress.schedule import Pruner
-from fedlite.downlink import Version, advance
+from fedlite.downlink import Version, advance, first
 from fedlite.errors import StateError
 from fedlite.seeds import generator
 from fedlite.strategies.base import State, Strategy
@@ -30,7 +30,8 @@ class Model:
 
     `spec` is the ModelSpec as JSON, `params` the server's exact model, pruned by `masks`, `held` what clients hold of
     it (see fedlite.downlink), `state` the strategy's. `held.number` is the number of committed rounds. `held.masks`
-    are `masks`, or none while the next round looks where pruned weights would go.
+    are `masks`, or none while the next round looks where pruned weights would go. `origin` says how devices can make
+    version 0 themselves.
     """
 
     spec: str
@@ -38,6 +39,7 @@ class Model:
     held: Version
     state: State = field(default_factory=dict)
     masks: Masks = field(default_factory=dict)
+    origin: str = ""
 
     @property
     def round_num(self) -> int:
@@ -101,11 +103,13 @@ def sample(available: Sequence[Node], size: int, seed: int, round_num: int) -> l
     return [available[index] for index in order]
 
 
-def begin(spec: str, params: Params, rule: Rule, pruner: Pruner) -> Model:
+def begin(spec: str, params: Params, rule: Rule, pruner: Pruner, codec: Codec, origin: str = "") -> Model:
     """The model before the first round: version 0."""
     masks = pruner.masks(0, params, {})
     pruned = apply_masks(params, masks)
-    return Model(spec, pruned, Version(0, pruned, _sent(pruner, 1, masks)), rule.init(pruned), masks)
+    return Model(
+        spec, pruned, first(pruned, _sent(pruner, 1, masks), codec), rule.init(pruned), masks, origin
+    )
 
 
 def close(model: Model, combined: Combined, pruner: Pruner, codec: Codec) -> tuple[bytes, Model]:
@@ -139,18 +143,18 @@ def to_blobs(model: Model) -> dict[str, bytes]:
         "masks": pack_masks(model.held.masks),
         "pruned": pack_masks(model.masks),
         "state": _save(model.state),
-        "head": json.dumps([model.spec, list(model.params), model.round_num]).encode(),
+        "head": json.dumps([model.spec, list(model.params), model.round_num, model.origin]).encode(),
     }
 
 
 def from_blobs(blobs: Mapping[str, bytes]) -> Model:
     """The model a ledger kept. StateError when it is not whole."""
     try:
-        spec, names, number = json.loads(blobs["head"])
+        spec, names, number, origin = json.loads(blobs["head"])
         params = _load(blobs["params"], names)
         held = Version(number, _load(blobs["held"], names), unpack_masks(blobs["masks"], params))
         state, masks = load_safetensors(blobs["state"]), unpack_masks(blobs["pruned"], params)
-        return Model(spec, params, held, state, masks)
+        return Model(spec, params, held, state, masks, origin)
     except (KeyError, ValueError, SafetensorError) as error:
         raise StateError(f"the stored model is damaged: {error}") from error
 

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from fedlite.apps.device import Device, Drawn, Held, Limits, Pending, Teacher
 from fedlite.apps.offer import (
-    NOTHING_HELD,
     Manifest,
     Offer,
     read_offer,
     write_holds,
     write_report,
 )
+from fedlite.apps.origin import make_origin
 from fedlite.compress.codec import encode_with_feedback
 from fedlite.compress.presets import codec_by_name
-from fedlite.downlink import Version, receive
-from fedlite.errors import CodecError, DataError, ReplayError, SettingsError
+from fedlite.downlink import NOTHING_HELD, WHOLE_WANTED, Version, receive
+from fedlite.errors import CodecError, DataError, OriginError, ReplayError, SettingsError
 from fedlite.flower import ClientApp, Context, Message, RecordDict
 from fedlite.modules import module_of, shapes_of
 from fedlite.seeds import derive, generator
@@ -94,10 +94,13 @@ def prepare(device: Device, offer: Offer) -> Task | RecordDict:
     _check_teacher(manifest, device.teacher)
     try:
         version = _receive(device, offer, held.version)
+    except OriginError as error:
+        _log.info("asking for the whole model: %s", error)
+        return write_holds(WHOLE_WANTED)
     except CodecError:
         return write_holds(held.version.number if held.version else NOTHING_HELD)
     if version is None:
-        return write_holds(NOTHING_HELD)
+        return write_holds(WHOLE_WANTED)
     drawn = device.source.draw(partial(_predict, device, manifest, version))
     if len(drawn.y) == 0:
         raise DataError("this device has no samples yet", remedy="it takes part as soon as some arrive")
@@ -163,7 +166,9 @@ def _receive(device: Device, offer: Offer, held: Version | None) -> Version | No
     if (known := device.versions.get(name)) is not None:
         return known
     like = held.params if held else shapes_of(manifest.model, manifest.settings.bits)
-    version = receive(offer.model, held, like, codec_by_name(manifest.downlink_codec))
+    codec = codec_by_name(manifest.downlink_codec)
+    begin = partial(make_origin, manifest.origin, manifest.seed) if manifest.origin else None
+    version = receive(offer.model, held, like, codec, begin)
     if (version.number, version.hash.hex()) != (manifest.version, manifest.model_hash):
         return None
     device.versions[name] = version

@@ -8,8 +8,10 @@ from threading import Event
 from typing import Any
 
 from fedlite.apps.door import Door
-from fedlite.apps.offer import NEVER_COUNTED, NOTHING_HELD, Manifest, Offer, read_answer, write_offer
-from fedlite.apps.payloads import Payloads
+from fedlite.apps.offer import NEVER_COUNTED, Manifest, Offer, read_answer, write_offer
+from fedlite.apps.payloads import Payloads, Recent
+from fedlite.compress.presets import codec_by_name
+from fedlite.downlink import NOTHING_HELD, WHOLE_WANTED
 from fedlite.errors import PeerError, QuorumError
 from fedlite.flower import Grid, Message, MessageType
 from fedlite.ledger.store import Counted, Ledger
@@ -60,6 +62,7 @@ class Courier:
     shut_out: Callable[[], Collection[int]]
     stop: Event
     holds: dict[str, int] = field(default_factory=dict)
+    recent: Recent = field(default_factory=Recent)
 
 
 def check_quorum(tally: Tally, asked: int, quorum: int) -> None:
@@ -85,7 +88,7 @@ class Exchange:
     tally: Tally = field(default_factory=Tally)
     _waiting: dict[str, int] = field(default_factory=dict)  # message id → node
     _asked: dict[int, float] = field(default_factory=dict)  # node → when, in monotonic seconds
-    _asked_again: set[int] = field(default_factory=set)
+    _asked_again: set[tuple[int, bool]] = field(default_factory=set)  # node, whether for the whole model
     _departed: dict[int, float] = field(default_factory=dict)  # node → since when
     _looked: float = 0.0
     _last: dict[str, Counted | None] = field(default_factory=dict)
@@ -161,7 +164,8 @@ class Exchange:
 
     @cached_property
     def _payloads(self) -> Payloads:
-        return Payloads(self.courier.ledger, self.model.held)
+        codec = codec_by_name(self.manifest.downlink_codec)
+        return Payloads(self.courier.ledger, self.model.held, codec, self.courier.recent)
 
     def _look_around(self, *, enough: bool) -> None:
         """Wait no longer for the revoked, nor, with `enough` results, for those long gone. Raises Stopped."""
@@ -218,11 +222,12 @@ class Exchange:
         return result
 
     def _ask_again(self, node: int, party: Party, held: int) -> None:
-        """Once per round: the guess of what this client holds was wrong."""
-        if node in self._asked_again:
+        """Once per round, and once more for the whole model: the guess of what this client holds was wrong."""
+        again = (node, held == WHOLE_WANTED)
+        if again in self._asked_again:
             self.tally.dropped[party.name] = f"cannot reach version {self.model.held.number} from {held}"
             return
-        self._asked_again.add(node)
+        self._asked_again.add(again)
         self._push(node, held)
 
     def _count(self, node: int, party: Party, result: Result, counted: Counted) -> None:

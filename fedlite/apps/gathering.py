@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from fedlite import aggregate
 from fedlite.apps.cohort import TOO_LATE, Stopped, Tally, check_quorum
-from fedlite.apps.offer import NOTHING_HELD, Manifest
-from fedlite.apps.payloads import Payloads
+from fedlite.apps.offer import Manifest
+from fedlite.apps.payloads import Payloads, Recent
 from fedlite.apps.settings import JobSettings
 from fedlite.apps.timed import Timed
 from fedlite.compress.codec import Codec
 from fedlite.compress.presets import codec_by_name
+from fedlite.downlink import NOTHING_HELD
 from fedlite.ledger.store import Ledger
 from fedlite.rounds import Model
 from fedlite.seeds import derive
@@ -74,6 +75,7 @@ class Gathering:
     model: Model
     chosen: list[int]
     staged: Staged
+    recent: Recent
     tally: Tally = field(default_factory=Tally)
     counted: list[int] = field(default_factory=list)
     late: frozenset[int] = frozenset()  # of the chosen: they train for nothing
@@ -213,7 +215,8 @@ class Gathering:
 
     @cached_property
     def _payloads(self) -> Payloads:
-        return Payloads(self.ledger, self.model.held)
+        codec = codec_by_name(self.manifest.downlink_codec)
+        return Payloads(self.ledger, self.model.held, codec, self.recent)
 
 
 _DIVERGED = f"update holds NaN, infinity or a value beyond ±{LARGEST:g}: training diverged"

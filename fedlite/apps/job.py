@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from fedlite.apps.cohort import Party
 from fedlite.apps.device import open_teacher
 from fedlite.apps.model import choose, open_test, score, write
+from fedlite.apps.origin import write_origin
 from fedlite.apps.server import Job, make_rule
 from fedlite.apps.settings import JobSettings
 from fedlite.compress.presets import codec_by_name
@@ -51,7 +52,16 @@ class Workshop:
         """(ModelSpec as JSON, first parameters) of the student, from the run's seed."""
         from fedlite.student import make
 
-        return make(choose(self.settings, self.test), self.settings, derive(self.settings.seed, "model"))
+        return make(self.asked, self.settings, derive(self.settings.seed, "model"))
+
+    def origin(self) -> str:
+        """How devices can make the first model themselves, or nothing."""
+        return write_origin(self.asked, self.settings)
+
+    @cached_property
+    def asked(self) -> str:
+        """The ModelSpec, as JSON, that the student is made of."""
+        return choose(self.settings, self.test)
 
     @property
     def spec(self) -> str:
@@ -157,6 +167,7 @@ def make_job(
         patient,
         shut_out,
         workshop.teacher,
+        workshop.origin,
     )
 
 

@@ -20,7 +20,6 @@ from fedlite.train_settings import TrainSettings
 from fedlite.uplink import KIND_UPDATE
 
 STYPE = "fedlite.v1"
-NOTHING_HELD = -1
 NEVER_COUNTED = -1
 _MAX_MANIFEST_BYTES = 65_536
 
@@ -41,6 +40,9 @@ class Manifest:
     uplink_codec: str
     downlink_codec: str
     seed: int
+    origin: str = (
+        ""  # how the initial model is made, as fedlite.apps.origin has it; nothing where it is given
+    )
     teacher: str = ""  # name of the model whose soft labels the round is taught by, or none
 
     @cached_property
@@ -137,7 +139,13 @@ def _manifest(text: bytes) -> Manifest:
     if manifest.text != text:
         raise FrameError("manifest is not in canonical form")
     numbers = (manifest.round_num, manifest.version, manifest.seed)
-    texts = (manifest.model, manifest.uplink_codec, manifest.downlink_codec, manifest.teacher)
+    texts = (
+        manifest.model,
+        manifest.uplink_codec,
+        manifest.downlink_codec,
+        manifest.origin,
+        manifest.teacher,
+    )
     if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or not all(
         isinstance(t, str) for t in texts
     ):

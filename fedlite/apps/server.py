@@ -15,6 +15,7 @@ from fedlite.apps.stock import stock_rule
 from fedlite.compress.presets import codec_by_name
 from fedlite.compress.prune import prunable
 from fedlite.compress.schedule import Pruner
+from fedlite.downlink import origin
 from fedlite.errors import QuorumError
 from fedlite.flower import Grid
 from fedlite.ledger.store import Ledger
@@ -70,6 +71,7 @@ class Job:
     patient: bool = False
     shut_out: Callable[[], Collection[int]] = frozenset
     teacher: str = ""
+    origin: Callable[[], str] = str
 
 
 class Crew(Protocol):
@@ -188,8 +190,10 @@ class _Course:
         if latest is not None:
             return from_blobs(latest.state)
         spec, params = self.job.initial()
-        model = begin(spec, params, self.rule, self._pruner(params))
-        self.ledger.commit(0, state=to_blobs(model), step=None, counted=[], metrics={})
+        codec = codec_by_name(self.job.settings.downlink_codec)
+        model = begin(spec, params, self.rule, self._pruner(params), codec, self.job.origin())
+        step = origin(model.held) if model.origin else None
+        self.ledger.commit(0, state=to_blobs(model), step=step, counted=[], metrics={})
         return model
 
     def round(self, model: Model) -> Model:
@@ -229,6 +233,7 @@ class _Course:
             uplink_codec=settings.uplink_codec,
             downlink_codec=settings.downlink_codec,
             seed=settings.seed,
+            origin=model.origin,
             teacher=self.job.teacher,
         )
 

@@ -5,13 +5,14 @@ fedlite.apps.client would have sent, byte for byte in size, and is read as fedli
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
 from fedlite.apps.cohort import Tally
 from fedlite.apps.gathering import Gathering, Watcher
 from fedlite.apps.offer import Manifest
+from fedlite.apps.payloads import Recent
 from fedlite.apps.settings import JobSettings
 from fedlite.apps.timed import Timed
 from fedlite.errors import SettingsError
@@ -49,6 +50,7 @@ class Stacked:
     _engine: Engine | None = None
     _done: Gathering | None = None  # the last round, until it is committed
     _owed: Owed | None = None
+    _recent: Recent = field(default_factory=Recent)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -89,6 +91,7 @@ class Stacked:
             model=model,
             chosen=list(chosen),
             staged=self._owed.stage(self.memory // 4),
+            recent=self._recent,
         )
         if self.timed is not None:
             gathering.follow(self.timed, self.clients)

@@ -33,7 +33,9 @@ FORM = Form(
     ),
 )
 
-KEEP_STEPS = 16  # further behind than that, a client gets the whole model
+KEEP_STEPS = 1000  # further behind than that, a client gets the whole model
+KEEP_STATES = 4  # and where steps take more room than that many states, the oldest go
+KEEP_BYTES = 2**26  # but not while they take less than this
 
 RAISE = (
     "INSERT INTO sender VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET seq = excluded.seq"
@@ -101,7 +103,8 @@ class Ledger(Closing):
         """Store a round in one transaction: durable when this returns, otherwise nothing changed.
 
         `round_num` is the last one plus 1, and 0 for the initial model; `state` replaces the previous state;
-        `step` takes a client from the version before to this one; the last `keep_steps` stay. Raises StateError
+        `step` takes a client from the version before to this one; the last `keep_steps` stay, or fewer, where they
+        are larger than KEEP_STATES states. Raises StateError
         for another `round_num`, a sender counted twice, or a sequence number that does not rise.
         """
         text = to_json(metrics)
@@ -120,6 +123,7 @@ class Ledger(Closing):
                 connection.execute("INSERT INTO step VALUES (?, ?, ?)", row)
             _count(connection, round_num, counted)
             connection.execute("DELETE FROM step WHERE round_num <= ?", (round_num - keep_steps,))
+            _prune_steps(connection, max(KEEP_BYTES, KEEP_STATES * sum(len(value) for _, value, _ in blobs)))
 
     def latest(self) -> Snapshot | None:
         """The last committed round, or None before the first. StateError if a blob is not what was committed."""
@@ -168,6 +172,18 @@ class Ledger(Closing):
         query = f"SELECT round_num, sender, seq, digest FROM counted {where}"
         rows = self._database.rows(query, *values)
         return [Counted(number, sender, _unpack(seq), digest) for number, sender, seq, digest in rows]
+
+
+def _prune_steps(connection: sqlite3.Connection, most: int) -> None:
+    """Delete the oldest steps of those that take more than `most` bytes together."""
+    total = 0
+    for number, size in connection.execute(
+        "SELECT round_num, LENGTH(value) FROM step ORDER BY round_num DESC"
+    ):
+        total += size
+        if total > most:
+            connection.execute("DELETE FROM step WHERE round_num <= ?", (number,))
+            return
 
 
 def _count(connection: sqlite3.Connection, round_num: int, counted: Sequence[Counted]) -> None:

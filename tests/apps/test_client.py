@@ -8,11 +8,11 @@ import pytest
 from fedlite.apps.client import answer
 from fedlite.apps.device import Device, Fixed, Held, Limits, Ram, Stored
 from fedlite.apps.model import choose, initial, open_test
-from fedlite.apps.offer import NOTHING_HELD, Manifest, Offer, read_answer, read_offer, write_offer
+from fedlite.apps.offer import Manifest, Offer, read_answer, read_offer, write_offer
 from fedlite.apps.settings import JobSettings
 from fedlite.compress.presets import codec_by_name
 from fedlite.data.spec import open_data
-from fedlite.downlink import Version, advance, snapshot
+from fedlite.downlink import NOTHING_HELD, WHOLE_WANTED, Version, advance, snapshot
 from fedlite.errors import CodecError, FrameError, ReplayError, SettingsError
 from fedlite.ledger.shelf import Shelf
 from fedlite.types import Params, is_statistic
@@ -130,7 +130,7 @@ def test_a_payload_that_leads_elsewhere_is_answered_with_what_is_held() -> None:
     assert read_answer(answer(me, ahead.offer(2, payload=step))) == NOTHING_HELD
     answer(me, server.offer(1))
     assert read_answer(answer(me, ahead.offer(2, payload=b"not a payload"))) == 0
-    assert read_answer(answer(me, ahead.offer(2, payload=b""))) == NOTHING_HELD, "right number, wrong bytes"
+    assert read_answer(answer(me, ahead.offer(2, payload=b""))) == WHOLE_WANTED, "right number, wrong bytes"
     assert isinstance(read_answer(answer(me, ahead.offer(2, payload=step))), bytes)
     held = me.memory.load().version
     assert held is not None
