@@ -23,6 +23,7 @@ PRESETS: Mapping[str, str] = MappingProxyType(
         "int8-tensor": "int8-tensor+zstd:1",
         "small": "step:2+ans",
         "smallest": "step:4+ans",
+        "exact": "exact:2+ans",
         "float32": "float32+zstd:3",
         "plain": "plain",
     }
@@ -34,6 +35,7 @@ SERIALIZERS: Mapping[str, Callable[..., Serializer]] = MappingProxyType(
         "int8-tensor": lambda: Int8(per_channel=False),
         "int8-random": lambda: Int8(stochastic=True),
         "step": Step,
+        "exact": lambda deviations=2.0: Step(deviations, exact=True),
         "float32": Float32,
         "plain": lambda: Float32(planar=False),
     }
