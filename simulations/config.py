@@ -15,7 +15,7 @@ class Config(JobSettings):
     """A job and its virtual clients."""
 
     clients: int = option(100, "virtual clients the data set is divided among; 0 with natural: one per key")
-    partition: str = option("iid", "iid, dirichlet:ALPHA, shards:2, natural, or flwr:PARTITIONER")
+    partition: str = option("iid", "iid, dirichlet:ALPHA[:SAMPLES], shards:2, natural, or flwr:PARTITIONER")
     devices: str = option(
         "", "kinds of device by share, as pi4:0.7,phone:0.3, for a virtual clock; none without; see `devices`"
     )

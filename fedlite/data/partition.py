@@ -1,4 +1,4 @@
-"""How samples are divided among clients. Every partition is exact: each sample belongs to one client."""
+"""How samples are divided among clients: each sample belongs to one client, or, with `dirichlet:ALPHA:EACH`, to none."""
 
 import math
 
@@ -11,7 +11,7 @@ from fedlite.seeds import generator
 
 Parts = list[NDArray[np.int64]]
 
-SCHEMES = "iid, dirichlet:ALPHA, shards:S, natural, flwr:PARTITIONER"
+SCHEMES = "iid, dirichlet:ALPHA, dirichlet:ALPHA:EACH, shards:S, natural, flwr:PARTITIONER"
 LEAST = 2  # samples that the Dirichlet scheme leaves each client at least
 
 
@@ -19,7 +19,7 @@ def split(source: Dataset | Stored | Labels, scheme: str, num_clients: int | Non
     """Sorted sample indices of each client; the same arguments always give the same parts.
 
     * `iid`: shuffled and cut into equal parts (sizes differ by one at most).
-    * `dirichlet:ALPHA`: see `dirichlet`.
+    * `dirichlet:ALPHA`: see `dirichlet`; `dirichlet:ALPHA:EACH`: see `dirichlet_each`.
     * `shards:S` (S is 2 when left out): see `shards`.
     * `natural`: by the data set's keys, see `natural`; 0 or None clients means one per key.
     * `flwr:NAME` or `flwr:NAME:option=value,…`: a partitioner of Flower Datasets, see `adapters`.
@@ -34,6 +34,11 @@ def split(source: Dataset | Stored | Labels, scheme: str, num_clients: int | Non
         raise DataError(f"{num_clients} clients asked; {scheme!r} needs a number of at least 1")
     if kind == "iid" and not argument:
         return iid(len(y), num_clients, seed)
+    if kind == "dirichlet" and ":" in argument:
+        alpha, _, each = argument.partition(":")
+        return dirichlet_each(
+            y, _number(scheme, alpha), int(_number(scheme, each, whole=True)), num_clients, seed
+        )
     if kind == "dirichlet":
         return dirichlet(y, _number(scheme, argument), num_clients, seed)
     if kind == "shards":
@@ -73,6 +78,33 @@ def dirichlet(y: Labels, alpha: float, num_clients: int, seed: int) -> Parts:
             cuts, np.arange(count), side="right"
         )
     return _by_owner(_fill(owner, num_clients, rng), num_clients)
+
+
+def dirichlet_each(y: Labels, alpha: float, each: int, num_clients: int, seed: int) -> Parts:
+    """Every client has `each` samples, of classes in proportions of its own, drawn from Dir(alpha, …, alpha).
+
+    Samples that nobody draws are left out. A class that is used up is no longer drawn from: its share goes to the
+    others. (Hsu et al. 2019, §3.1, with a uniform prior.) Raises DataError for fewer than `each` · clients samples.
+    """
+    _need(len(y), each * num_clients, num_clients)
+    rng = generator(seed, "partition", "dirichlet", each)
+    classes = np.unique(y)
+    left = [rng.permutation(np.flatnonzero(y == label)) for label in classes]
+    parts = []
+    for _ in range(num_clients):
+        shares = rng.dirichlet(np.full(len(classes), alpha))
+        mine: list[NDArray[np.int64]] = []
+        wanted = each
+        while wanted:
+            there = np.array([len(some) > 0 for some in left])
+            weights = np.where(there, np.maximum(shares, 1e-9), 0)
+            counts = rng.multinomial(wanted, weights / weights.sum())
+            for place, count in enumerate(counts.tolist()):
+                mine.append(left[place][:count])
+                wanted -= len(mine[-1])
+                left[place] = left[place][count:]
+        parts.append(np.sort(np.concatenate(mine)))
+    return parts
 
 
 def shards(y: Labels, per_client: int, num_clients: int, seed: int) -> Parts:

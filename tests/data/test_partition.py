@@ -159,13 +159,15 @@ def test_natural_never_divides_a_key(keys: list[int], num_clients: int) -> None:
         ("iid", 0, "0 clients asked"),
         ("iid", -1, "-1 clients asked"),
         ("iid", None, "None clients asked"),
-        ("iid:3", 2, "there are iid, dirichlet:ALPHA, shards:S, natural"),
+        ("iid:3", 2, "there are iid, dirichlet:ALPHA, dirichlet:ALPHA:EACH, shards:S, natural"),
         ("dirichlet:0.5", 6, "at least 12 are needed"),
         ("dirichlet", 2, "positive number"),
         ("dirichlet:0", 2, "positive number"),
         ("dirichlet:-1", 2, "positive number"),
         ("dirichlet:nan", 2, "positive number"),
         ("dirichlet:inf", 2, "positive number"),
+        ("dirichlet:0.5:6", 2, "at least 12 are needed"),
+        ("dirichlet:0.5:0", 2, "positive whole number"),
         ("shards:3", 4, "at least 12 are needed"),
         ("shards:1.5", 2, "positive whole number"),
         ("shards:0", 2, "positive whole number"),
@@ -183,3 +185,19 @@ def test_what_cannot_be_divided_is_refused(scheme: str, num_clients: int | None,
 def test_natural_clients_are_no_more_than_keys(num_clients: int) -> None:
     with pytest.raises(DataError, match="2 natural keys"):
         split(keyed(np.array([1, 2, 1])), "natural", num_clients, 0)
+
+
+def test_dirichlet_clients_of_equal_size_differ_in_their_classes() -> None:
+    """E[Σ share²] under Dir(α, …, α) with k classes is (α + 1)/(kα + 1): 0.325 at α = 0.3 (sampling adds 1/200)."""
+    y = labels(60_000)
+    parts = split(y, "dirichlet:0.3:200", 100, 5)
+    assert [len(part) for part in parts] == [200] * 100
+    together = np.concatenate(parts)
+    assert len(np.unique(together)) == len(together)
+    concentration = np.mean([(class_shares(y, part) ** 2).sum() for part in parts])
+    assert 0.28 < concentration < 0.38
+    again = split(y, "dirichlet:0.3:200", 100, 5)
+    assert all(np.array_equal(one, two) for one, two in zip(parts, again, strict=True))
+    assert sorted(np.concatenate(split(labels(40), "dirichlet:0.01:10", 4, 1))) == list(range(40)), (
+        "all used up"
+    )
