@@ -7,7 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,11 +106,13 @@ def setting(**values: Any) -> dict[str, Any]:
     return values | {"commit": commit or "unknown"} | machine
 
 
-def report(figures: dict[str, Any], settings: dict[str, Any]) -> None:
-    """A table for people, then one JSON line for programs."""
+def report(
+    figures: dict[str, Any], settings: dict[str, Any], *, more: Mapping[str, Any] | None = None
+) -> None:
+    """A table for people, then one JSON line for programs, which also has `more`."""
     width = max(map(len, [*figures, *settings]))
     for name, value in (figures | settings).items():
         print(
             f"  {name:<{width}}  {value:.6g}" if isinstance(value, float) else f"  {name:<{width}}  {value}"
         )
-    print(json.dumps(figures | {"settings": settings}), flush=True)
+    print(json.dumps(figures | {"settings": settings} | dict(more or {})), flush=True)
