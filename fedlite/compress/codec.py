@@ -47,7 +47,9 @@ class Codec:
     compressors: tuple[Compressor, ...] = (Zstd(3),)
 
     def __post_init__(self) -> None:
-        """SettingsError for compressors in an order that cannot work."""
+        """SettingsError for compressors in an order that cannot work, or a filter that comes twice."""
+        if len({type(chosen) for chosen in self.filters}) < len(self.filters):
+            raise SettingsError("a codec has each kind of filter once: they would remember by the same names")
         for compressor in self.compressors[1:]:
             if compressor.looks_inside:
                 raise SettingsError(

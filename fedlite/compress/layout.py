@@ -22,10 +22,14 @@ MIN_MATRIX = 1024  # live weights; what is smaller, or has one dimension, is cod
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A learned tensor as it travels: its live weights, row-major. Without a `mask` all are live."""
+    """A learned tensor as it travels: its live weights, row-major. Without a `mask` all are live.
+
+    `name` is what filters remember it by.
+    """
 
     shape: tuple[int, ...]
     mask: NDArray[np.bool_] | None = None
+    name: str = ""
 
     @cached_property
     def live(self) -> int:
@@ -88,6 +92,17 @@ class Layout:
         return np.concatenate([np.zeros(0, np.int64), *(tensor.channels for tensor in self.tensors)])
 
     @cached_property
+    def spans(self) -> tuple[slice, ...]:
+        """Where each tensor's live weights lie among all."""
+        ends = np.cumsum(self.sizes).tolist()
+        return tuple(slice(end - t.live, end) for t, end in zip(self.tensors, ends, strict=True))
+
+    @cached_property
+    def matrices(self) -> tuple[tuple[Tensor, slice], ...]:
+        """The tensors that filters choose from, and where they lie."""
+        return tuple(pair for pair in zip(self.tensors, self.spans, strict=True) if pair[0].is_matrix)
+
+    @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """Live weights of each tensor, in order."""
         return np.array([tensor.live for tensor in self.tensors], np.int64)
@@ -96,7 +111,7 @@ class Layout:
 def layout_of(like: Params, masks: Masks) -> Layout:
     """The layout of this model under these masks. Raises SettingsError for a mask that does not fit."""
     check_masks(like, masks)
-    learned = (Tensor(v.shape, masks.get(name)) for name, v in like.items() if not is_statistic(name))
+    learned = (Tensor(v.shape, masks.get(name), name) for name, v in like.items() if not is_statistic(name))
     statistics = sum(value.size for name, value in like.items() if is_statistic(name))
     return Layout(tuple(each for each in learned if each.live), statistics, _binding(like, masks))
 

@@ -9,8 +9,11 @@ from fedlite.compress.ans import Ans
 from fedlite.compress.codec import Codec
 from fedlite.compress.float32 import Float32
 from fedlite.compress.int8 import Int8
+from fedlite.compress.powersgd import LowRank
+from fedlite.compress.randomk import RandomK
 from fedlite.compress.slots import Compressor, Filter, Serializer
 from fedlite.compress.step import Step
+from fedlite.compress.threshold import Threshold
 from fedlite.compress.topk import TopK
 from fedlite.compress.zstd import Zstd
 from fedlite.errors import SettingsError
@@ -28,7 +31,15 @@ PRESETS: Mapping[str, str] = MappingProxyType(
         "plain": "plain",
     }
 )
-FILTERS: Mapping[str, Callable[..., Filter]] = MappingProxyType({"topk": TopK})
+FILTERS: Mapping[str, Callable[..., Filter]] = MappingProxyType(
+    {
+        "topk": TopK,
+        "topk-layer": lambda fraction: TopK(fraction, per_layer=True),
+        "randomk": lambda fraction, unbiased=0: RandomK(fraction, bool(unbiased)),
+        "threshold": Threshold,
+        "lowrank": LowRank,
+    }
+)
 SERIALIZERS: Mapping[str, Callable[..., Serializer]] = MappingProxyType(
     {
         "int8": Int8,

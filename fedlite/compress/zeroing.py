@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from fedlite.compress.layout import Layout
+from fedlite.errors import SettingsError
 from fedlite.types import Array
 
 
@@ -23,3 +24,9 @@ class Zeroing:
     def undo(self, weights: Array, layout: Layout, note: bytes) -> Array:
         """The same."""
         return weights
+
+
+def check_fraction(fraction: float) -> None:
+    """SettingsError unless it is in (0, 1]."""
+    if not 0 < fraction <= 1:
+        raise SettingsError(f"fraction {fraction} is not in (0, 1]")

@@ -20,6 +20,14 @@ COMPOSED = (
     "step:0.1+ans",
     "topk:0.5+int8+zstd:3",
     "topk:0.1+step:2+ans",
+    "topk-layer:0.05+int8+ans",
+    "randomk:0.05+int8+zstd:1",
+    "randomk:0.3:1+step:1+ans",
+    "threshold:2:1+step:2+ans",
+    "lowrank:4+float32",
+    "lowrank:2+int8",
+    "lowrank:2+topk:0.5+step:0.5+ans",
+    "topk:0.2+randomk:0.5+lowrank:1+threshold:1:0.5+plain",
 )
 CODECS: dict[str, Codec] = {
     **{name: codec_by_name(name) for name in PRESETS},
