@@ -122,8 +122,8 @@ def test_memory_is_that_of_four_models_however_many_clients() -> None:
         total = aggregate.start(like)
         for _ in range(5):
             total = aggregate.add(total, Result("c", update, 2))
-        assert tracemalloc.get_traced_memory()[1] < 2.1 * like["w"].nbytes
+        assert tracemalloc.get_traced_memory()[1] < 2.2 * like["w"].nbytes
         aggregate.finish(total)
-        assert tracemalloc.get_traced_memory()[1] < 3.1 * like["w"].nbytes
+        assert tracemalloc.get_traced_memory()[1] < 3.2 * like["w"].nbytes
     finally:
         tracemalloc.stop()
