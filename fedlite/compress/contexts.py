@@ -17,6 +17,7 @@ Ints = NDArray[np.int64]
 CLASSES, EMPTY = 16, 15  # the last class: nothing there, and no context
 CONTEXTS = 2 * EMPTY - 1
 _OCTAVE = 2  # classes in one
+CLASS_SHARES = 2.0 ** (-(np.arange(EMPTY - 1) + 0.5) / _OCTAVE)  # class k is below k of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +73,14 @@ def grids_of(tensors: tuple[Tensor, ...]) -> list[Grid]:
 
 def classes_of(counts: Ints, live: Ints) -> Ints:
     """The class of rows (or columns) with so many levels that are not zero, of so many live ones."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = np.rint(-_OCTAVE * np.log2(counts / live))
-    return np.where(counts > 0, np.clip(found, 0, EMPTY - 1), EMPTY).astype(np.int64)
+    share = counts / np.maximum(live, 1)
+    return np.where(counts > 0, below(CLASS_SHARES, share), EMPTY)
+
+
+def below(limits: NDArray[np.float64], values: NDArray[np.float64]) -> Ints:
+    """How many of the falling `limits` each value is smaller than."""
+    found: Ints = len(limits) - np.searchsorted(limits[::-1], values, side="right")
+    return found
 
 
 class Contexts:

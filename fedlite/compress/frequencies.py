@@ -3,11 +3,13 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlite.compress.contexts import below
 from fedlite.compress.entropy import MIXED_UNIT, SCALE, Coder, Ints, code
 
 WIDTH = 64  # symbols of a table, at most
 _ABSENT = 63
-_QUARTERS = np.rint(2.0 ** (20 - np.arange(_ABSENT) / 4)).astype(np.int64)  # weights of 0 … 62
+QUARTERS = np.rint(2.0 ** (20 - np.arange(_ABSENT) / 4)).astype(np.int64)  # weights of 0 … 62
+QUARTER_SHARES = 2.0 ** (-(np.arange(_ABSENT - 1) + 0.5) / 4)  # k is sent for what is below k of them
 
 
 def tables(coder: Coder, used: NDArray[np.bool_], counts: Ints | None) -> Ints:
@@ -29,14 +31,13 @@ def tables(coder: Coder, used: NDArray[np.bool_], counts: Ints | None) -> Ints:
 
 
 def _rounded(counts: Ints) -> Ints:
-    with np.errstate(divide="ignore"):
-        quarters = np.rint(-4 * np.log2(counts / counts.sum(axis=1, keepdims=True)))
-    return np.where(counts > 0, np.minimum(quarters, _ABSENT - 1), _ABSENT).astype(np.int64)
+    share = counts / counts.sum(axis=1, keepdims=True)
+    return np.where(counts > 0, below(QUARTER_SHARES, share), _ABSENT)
 
 
 def _normalised(parts: Ints) -> Ints:
     """Multiples of MIXED_UNIT that sum to SCALE, at least one for each symbol that is not absent."""
-    weights = np.where(parts == _ABSENT, 0, _QUARTERS[np.minimum(parts, _ABSENT - 1)])
+    weights = np.where(parts == _ABSENT, 0, QUARTERS[np.minimum(parts, _ABSENT - 1)])
     weights[:, 0] += weights.sum(axis=1) == 0  # nothing at all: no writer's
     present = weights > 0
     room = SCALE // MIXED_UNIT - np.count_nonzero(present, axis=1, keepdims=True)

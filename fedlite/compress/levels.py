@@ -33,8 +33,9 @@ _MOST_LANES = 1 << 10
 _ESCAPE = 47  # a gap's largest symbol: what is beyond follows as raw bits
 _SHORT = 12  # magnitudes up to this have symbols of their own, longer ones share one for each octave
 _GROUPS, _STRENGTHS = 8, 4  # of contexts by mean magnitude, of rows by how one-sided their signs are
+GROUP_MEANS = 2.0 ** ((np.arange(_GROUPS - 1) + 0.5) / 1.5)  # from which a context is in the next group
 _BUCKETS = 9  # of contexts by mean gap
-_STRONG = (0.65, 0.85, 0.97)  # share of the commoner sign from which a row is in the next strength
+STRONG = np.array([0.65, 0.85, 0.97])  # share of the commoner sign from which a row is in the next strength
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +153,7 @@ def _side(grid: Grid, found: _Found) -> _Side:
     return _Side(
         classes_of(counts, live_rows),
         classes_of(np.bincount(of_column, minlength=columns), live_columns),
-        2 * np.searchsorted(_STRONG, share, side="right") + flip,
+        2 * np.searchsorted(STRONG, share, side="right") + flip,
     )
 
 
@@ -253,7 +254,7 @@ def _values(
     if levels is not None:
         size = np.abs(levels)
         mean = np.bincount(context, size, len(counts))[there] / counts[there]
-        groups[there] = np.clip(np.rint(1.5 * np.log2(mean)), 0, _GROUPS - 1)
+        groups[there] = np.searchsorted(GROUP_MEANS, mean, side="right")
     some = groups[there] if levels is not None else None
     groups[there] = code(coder, int(np.count_nonzero(there)), _GROUPS, some)
     which = groups[context] * _STRENGTHS + (signs >> 1)

@@ -7,6 +7,7 @@ update's direction as the update is, as EDEN's scale does (Vargaftik 2022, §3).
 Tensors that are small or have one dimension get an eighth of the step: they are few and matter more.
 """
 
+import math
 import struct
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from fedlite.compress.layout import Layout, Tensor
 from fedlite.compress.planes import Plane, Planes, levels_of
 from fedlite.compress.slots import Chance
+from fedlite.compress.sums import in_turn, squares
 from fedlite.errors import CodecError, SettingsError
 from fedlite.types import Array
 
@@ -73,21 +75,20 @@ class Step:
 
     def _step(self, weights: Array, layout: Layout) -> float:
         """A float32."""
-        matrices = [weights[span] for span in _large(layout)] or [weights]
-        count = sum(part.size for part in matrices)
-        square = sum(float(np.dot(part, part)) for part in matrices) / max(count, 1)
-        if not np.isfinite(square):  # in float32: squares of what is beyond 1e19
-            square = sum(float((part.astype(np.float64) ** 2).sum()) for part in matrices) / count
-        step = float(np.float32(self.deviations * square**0.5))
-        return 0.0 if step < _LEAST else min(step, _MOST)
+        large = _large(layout)
+        count = sum(span.stop - span.start for span in large) or layout.weights
+        square = _squares(weights, layout)[0 if large else 1] / max(count, 1)
+        step = float(np.float32(min(self.deviations * math.sqrt(square), _MOST)))
+        return 0.0 if step < _LEAST else step
 
     def _levels(self, weights: Array, layout: Layout, step: float) -> tuple[NDArray[np.int16], list[int]]:
         """Levels, and where weights of the first ones lie, in 256ths of a step."""
         if step == 0:
             return np.zeros(weights.size, np.int16), [0] * _SHIFTS
-        ratio = weights * np.float32(1 / step)
-        for span in _small(layout):
-            ratio[span] *= FINER
+        with np.errstate(over="ignore"):  # a small tensor's weights, where the matrices' are tiny: they are cut
+            ratio = weights * np.float32(1 / step)
+            for span in _small(layout):
+                ratio[span] *= FINER
         np.clip(ratio, -TOP, TOP, out=ratio)
         levels = (ratio + np.copysign(np.float32(1 - self.dead_zone), ratio)).astype("<i2")
         places = np.flatnonzero(levels)
@@ -102,12 +103,14 @@ def _lengthened(
     step: float, shifts: list[int], weights: Array, levels: NDArray[np.int16], layout: Layout
 ) -> float:
     """The step by which what is read has the update's length in its direction: at most half as long again."""
-    with np.errstate(over="ignore"):
-        square, product = (
-            float(np.dot(weights, weights)),
-            float(np.dot(weights, _weights(step, shifts, levels, layout))),
-        )
-    if not (0 < product < square < np.inf):
+    places = np.flatnonzero(levels)
+    read = _values(step, shifts)[levels[places].view("<u2")]
+    for span in _small(layout):
+        begin, end = np.searchsorted(places, (span.start, span.stop))
+        read[begin:end] /= FINER
+    square = sum(_squares(weights, layout))
+    product = in_turn(weights[places].astype(np.float64) * read)
+    if not 0 < product < square:
         return step
     return min(float(np.float32(step * min(square / product, _LONGEST))), _MOST)
 
@@ -140,6 +143,13 @@ def halves(values: Array) -> NDArray[np.uint16]:
 def whole(upper: NDArray[np.uint16]) -> Array:
     """The float32 with these upper 16 bits and zeros below."""
     return (upper.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _squares(weights: Array, layout: Layout) -> tuple[float, float]:
+    """The sums of the matrices' squares and of all others'."""
+    others = [weights[span] for tensor, span in _spans(layout) if not tensor.is_matrix]
+    large = (weights[span] for span in _large(layout))
+    return squares(large), squares([np.concatenate(others)] if others else [])
 
 
 def _spans(layout: Layout) -> list[tuple[Tensor, slice]]:

@@ -1,6 +1,6 @@
 """A block of clients' updates through a codec: what `encode_with_feedback` and `decode` give each of them.
 
-The bits do not depend on the block. What is not int8 by the compiled coder goes client by client.
+The bits do not depend on the block. What is neither int8 nor a step by a compiled coder goes client by client.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,10 +10,12 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from fedlite.compress.ans import Ans
 from fedlite.compress.codec import OVERHEAD, Codec, encode_with_feedback
 from fedlite.compress.int8 import Int8
 from fedlite.compress.layout import Layout, layout_of
 from fedlite.compress.planes import size_of
+from fedlite.compress.step import Step
 from fedlite.compress.zstd import Zstd
 from fedlite.errors import UpdateError
 from fedlite.seeds import generator
@@ -21,6 +23,7 @@ from fedlite.types import Array, Masks, Params, Update, is_statistic
 from fedlite.virtual.kernel.build import available
 from fedlite.virtual.kernel.int8 import bodies_of, pieces_of
 from fedlite.virtual.kernel.reduce import largest_rows
+from fedlite.virtual.kernel.steps import code_steps, spans_of
 
 Bodies = list[bytes | bytearray | memoryview]
 
@@ -63,7 +66,22 @@ def code_rows(
     serializer = codec.serializer
     if type(serializer) is Int8 and not (codec.filters or serializer.stochastic) and available() is None:
         return _int8(codec, serializer, rows, owed, like, masks, threads)
+    if type(serializer) is Step and _in_steps(codec, serializer) and available() is None:
+        return _step(serializer, rows, owed, like, masks, threads)
     return _one_by_one(codec, rows, owed, like, masks, seeds)
+
+
+def _in_steps(codec: Codec, step: Step) -> bool:
+    """Whether the compiled coder knows all of this codec."""
+    plain = Step(step.deviations, step.dead_zone)
+    return not codec.filters and step == plain and codec.compressors == (Ans(),)
+
+
+def _step(step: Step, rows: Array, owed: Array | None, like: Params, masks: Masks, threads: int) -> Coded:
+    residual = np.empty_like(rows) if owed is None else owed
+    finite = np.empty(len(rows), np.uint8)
+    sizes = code_steps(step, spans_of(like, masks), rows, owed, residual, finite, threads)
+    return _coded([sizes], rows, residual, finite > 0)
 
 
 def _int8(

@@ -1,0 +1,397 @@
+// One step for a whole update with error feedback, a block of clients at a time, and how long its payload is.
+//
+// The numbers are NumPy's to the last bit (fedlite/compress/step.py, sums.py), so a product is rounded before it is
+// added: compiled as coding.cpp. Most levels are zero; what is not is found once, and then little is left to do.
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+#include <cmath>
+#include <cstring>
+#include <new>
+
+#include "levels.hpp"
+#include "threads.hpp"
+
+namespace {
+
+constexpr uint32_t MAGNITUDE = 0x7fffffff, INFINITE = 0x7f800000;
+constexpr float TOP = 32767, FINER = 8;
+constexpr double FAR = 256, LEAST = 0x1p-120, MOST = 0x1p112, LONGEST = 1.5;
+constexpr int SHIFTS = 3;
+constexpr int64_t LANES = 1024, AT_ONCE = 64;  // sums.LANES; weights looked at together
+constexpr int64_t SHORT_PLANE = 64, STATISTICS_EACH = 1 << 14;  // ans.py, entropy.py
+
+enum Kind : int64_t { STATISTIC, MATRIX, OTHER };
+
+// A tensor in a row, in its order.
+struct Span {
+    int64_t start, length, live, kind;
+    int64_t rows, columns;  // of a matrix
+    int64_t place;          // where its live weights begin in `place`; −1 where all are
+    int64_t bits, counts;   // where a pruned matrix begins in `bits` and `counts`
+};
+
+struct Stepping {
+    const Span* spans;
+    int64_t num_spans, size, weights, statistics;
+    const uint8_t* live;     // (size): 0 or 1
+    const int32_t* place;    // live weights of spans with pruned ones, counted from the span's start
+    const uint64_t* bits;    // rows of pruned matrices, one bit for each column, in words of their own
+    const int32_t* counts;   // live weights of their rows and then of their columns
+    Limits limits;
+    double deviations;
+    float away;  // 1 − dead zone
+    int64_t clients;
+    float* rows;      // (clients, size): updates in, what the server decodes out
+    float* owed;      // (clients, size) or null
+    float* residual;  // (clients, size): may be `owed`
+    int64_t* sizes;   // (clients): bytes of the compressed bodies
+    uint8_t* finite;  // (clients)
+    int64_t threads;
+};
+
+uint32_t bits_of(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+float float_of(uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// Adds what is owed; the bits of the largest magnitude, with infinity and NaN at the top.
+uint32_t add(float* __restrict x, const float* __restrict owed, int64_t count) {
+    uint32_t most = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        x[i] += owed[i];
+        most = std::max(most, bits_of(x[i]) & MAGNITUDE);
+    }
+    return most;
+}
+
+uint32_t largest_bits(const float* x, int64_t count) {
+    uint32_t most = 0;
+    for (int64_t i = 0; i < count; ++i) most = std::max(most, bits_of(x[i]) & MAGNITUDE);
+    return most;
+}
+
+// sums.squares: value i is added in lane i mod LANES, squared.
+class Squares {
+public:
+    void clear() { std::fill_n(lanes_, LANES, 0.0); }
+
+    // The values behind `before` others.
+    void add(const float* x, int64_t count, int64_t before) {
+        for (int64_t i = 0; i < count;) {
+            const int64_t lane = (before + i) % LANES, some = std::min(LANES - lane, count - i);
+            for (int64_t j = 0; j < some; ++j) lanes_[lane + j] += double(x[i + j]) * double(x[i + j]);
+            i += some;
+        }
+    }
+
+    double total() {
+        for (int64_t half = LANES / 2; half > 0; half /= 2)
+            for (int64_t i = 0; i < half; ++i) lanes_[i] += lanes_[i + half];
+        return lanes_[0];
+    }
+
+private:
+    double lanes_[LANES];
+};
+
+// What levels stand for, the unit of small tensors' an eighth.
+struct Values {
+    float step, first[SHIFTS], far;
+
+    Values(float of, const int* shifts) : step(of), far(float(shifts[SHIFTS - 1] / FAR - 0.5)) {
+        for (int i = 0; i < SHIFTS; ++i) first[i] = float(i + 1 + shifts[i] / FAR - 0.5);
+    }
+
+    float operator()(int32_t level, bool finer) const {
+        const int32_t size = std::abs(level);
+        const float value = (size <= SHIFTS ? first[size - 1] : float(size) + far) * step;
+        return (level < 0 ? -value : value) / (finer ? FINER : 1.0f);
+    }
+};
+
+// The upper half of a float32's bits, rounded to nearest; the largest stay finite: step.halves.
+uint32_t half_of(float value) {
+    const uint32_t bits = bits_of(value), upper = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+    return (upper & 0x7FFF) > 0x7F7F ? (upper & 0x8000) | 0x7F7F : upper;
+}
+
+// A sum of what levels lose, by their size.
+struct Lost {
+    double sums[SHIFTS] = {};
+    int64_t counts[SHIFTS] = {};
+
+    void add(int32_t level, float ratio) {
+        const int32_t size = std::abs(level), kind = std::min(size, SHIFTS) - 1;
+        sums[kind] += double(std::abs(ratio) - float(size));
+        ++counts[kind];
+    }
+
+    void shifts(int* to) const {
+        for (int i = 0; i < SHIFTS; ++i) {
+            const double mean = sums[i] / double(std::max(counts[i], int64_t(1)));
+            to[i] = int(std::min(std::max(std::rint((mean + 0.5) * FAR), 0.0), FAR - 1));
+        }
+    }
+};
+
+// From weights to levels.
+struct Cut {
+    float inverse, away;  // 1 / step, 1 − dead zone
+
+    // Those that are not zero; how many there are.
+    int64_t find(const float* x, int64_t count, float finer, Level* levels, Lost& lost) const {
+        int64_t found = 0;
+        for (int64_t begin = 0; begin < count; begin += AT_ONCE) {
+            for (uint64_t left = far(x + begin, std::min(AT_ONCE, count - begin), finer); left; left &= left - 1) {
+                const int32_t place = int32_t(begin + __builtin_ctzll(left));
+                const float ratio = std::min(std::max(x[place] * inverse * finer, -TOP), TOP);
+                levels[found] = {place, int32_t(ratio + std::copysign(away, ratio))};
+                lost.add(levels[found++].level, ratio);
+            }
+        }
+        return found;
+    }
+
+    // One bit for each of at most AT_ONCE weights: whether it is beyond the dead zone.
+    uint64_t far(const float* __restrict x, int64_t count, float finer) const {
+        uint8_t flags[AT_ONCE] = {};
+        if (count == AT_ONCE)  // so that it is unrolled
+            for (int64_t i = 0; i < AT_ONCE; ++i) flags[i] = std::abs(x[i] * inverse * finer) + away >= 1.0f;
+        else
+            for (int64_t i = 0; i < count; ++i) flags[i] = std::abs(x[i] * inverse * finer) + away >= 1.0f;
+        uint64_t all = 0;
+        for (int64_t i = 0; i < AT_ONCE; i += 8) {
+            uint64_t eight = 0;
+            for (int j = 0; j < 8; ++j) eight |= uint64_t(flags[i + j]) << 8 * j;
+            all |= (eight * 0x0102040810204080) >> 56 << i;  // byte j, which is 0 or 1, goes to bit 56 + j
+        }
+        return all;
+    }
+};
+
+// One thread's work.
+class Coder {
+public:
+    explicit Coder(const Stepping& of)
+        : job_(of), live_(new float[of.weights]), levels_(new Level[of.weights]) {
+        for (int64_t s = 0; s < of.num_spans; ++s) {
+            const Span& span = of.spans[s];
+            if (span.kind == OTHER) others_ += span.live;
+            if (span.kind != MATRIX || !span.live) continue;
+            const bool whole = span.place < 0;
+            matrices_.push_back({span.rows, span.columns, (span.columns + 63) / 64, whole ? nullptr : of.bits + span.bits,
+                                 of.counts + span.counts, of.counts + span.counts + span.rows});
+            in_matrices_ += span.live;
+        }
+        size_.reset(new LevelsSize(of.limits, matrices_, of.weights, others_));
+    }
+
+    void code(int64_t client) {
+        float* row = job_.rows + client * job_.size;
+        const float* owed = job_.owed ? job_.owed + client * job_.size : nullptr;
+        float* residual = job_.residual + client * job_.size;
+        job_.sizes[client] = 0;
+        job_.finite[client] = sum(row, owed);
+        if (job_.finite[client]) {
+            job_.sizes[client] = write(row, residual);
+            return;
+        }
+        std::fill_n(row, job_.size, 0.0f);
+        if (!owed) std::fill_n(residual, job_.size, 0.0f);
+    }
+
+private:
+    const Stepping& job_;
+    std::vector<Matrix> matrices_;
+    int64_t others_ = 0, in_matrices_ = 0;
+    std::unique_ptr<float[]> live_;     // live weights of spans with pruned ones, where the layout has them
+    std::unique_ptr<Level[]> levels_;   // those that are not zero, span by span
+    std::vector<int64_t> ends_;         // of each span's in `levels_`
+    std::unique_ptr<LevelsSize> size_;
+    std::vector<Part> parts_;
+    std::vector<Level> rest_;  // the other tensors', as if they were one
+    std::vector<uint8_t> statistics_;
+    AnsSize coder_;
+    Squares large_, small_;
+
+    // Adds what is owed, puts live weights together and squares them. Whether all was finite.
+    bool sum(float* row, const float* owed) {
+        uint32_t worst = 0;
+        int64_t before = 0, weight = 0;
+        large_.clear();
+        small_.clear();
+        for (int64_t s = 0; s < job_.num_spans; ++s) {
+            const Span& span = job_.spans[s];
+            float* x = row + span.start;
+            worst = std::max(worst, owed ? add(x, owed + span.start, span.length) : largest_bits(x, span.length));
+            if (worst >= INFINITE) return false;
+            if (span.kind == STATISTIC) continue;
+            const float* some = weights_of(span, x, weight);
+            if (span.place >= 0)
+                for (int64_t i = 0; i < span.live; ++i) live_[weight + i] = x[job_.place[span.place + i]];
+            if (span.kind == MATRIX) {
+                large_.add(some, span.live, 0);
+            } else {
+                small_.add(some, span.live, before);
+                before += span.live;
+            }
+            weight += span.live;
+        }
+        return true;
+    }
+
+    const float* weights_of(const Span& span, const float* x, int64_t weight) const {
+        return span.place < 0 ? x : live_.get() + weight;
+    }
+
+    // Row and residual from update + owed; bytes of the compressed body.
+    int64_t write(float* row, float* residual) {
+        const double large = large_.total(), small = small_.total();
+        const double step = step_of(in_matrices_ ? large / double(in_matrices_) : small / double(std::max(others_, int64_t(1))));
+        int shifts[SHIFTS] = {};
+        find(step, row, residual, shifts);
+        const Values values(float(step), shifts);
+        const double square = large + small, product = step > 0 ? product_of(values, residual) : 0;
+        double longer = step;
+        if (0 < product && product < square) longer = std::min(double(float(step * std::min(square / product, LONGEST))), MOST);
+        decode(Values(float(longer), shifts), row, residual);
+        return 1 + 7 + plane(2 * job_.weights, [&] { return levels(); }) + plane(2 * job_.statistics, [&] {
+                   coder_.clear();
+                   coder_.code(statistics_.data(), 2 * job_.statistics, 256);
+                   return coder_.bytes(lanes_for(2 * job_.statistics, STATISTICS_EACH));
+               });
+    }
+
+    double step_of(double square) const {
+        const double step = float(std::min(job_.deviations * std::sqrt(square), MOST));
+        return step < LEAST ? 0 : step;
+    }
+
+    bool finer(const Span& span) const { return span.kind == OTHER && in_matrices_; }
+
+    // Finds levels and where they lie; `row` is 0 then, but for statistics, and `residual` has the weights.
+    void find(double step, float* row, float* residual, int* shifts) {
+        const Cut cut{float(1 / step), job_.away};
+        Lost lost;
+        int64_t weight = 0, found = 0;
+        ends_.clear();
+        statistics_.clear();
+        for (int64_t s = 0; s < job_.num_spans; ++s) {
+            const Span& span = job_.spans[s];
+            float *x = row + span.start, *rest = residual + span.start;
+            if (span.kind == STATISTIC) {
+                halve(x, rest, span.length);
+            } else {
+                Level* to = levels_.get() + found;
+                const int64_t more =
+                    step > 0 ? cut.find(weights_of(span, x, weight), span.live, finer(span) ? FINER : 1.0f, to, lost) : 0;
+                weight += span.live;
+                found += more;
+                if (span.place >= 0) {
+                    for (int64_t i = 0; i < more; ++i) to[i].place = job_.place[span.place + to[i].place];
+                    for (int64_t i = 0; i < span.length; ++i) rest[i] = job_.live[span.start + i] ? x[i] : 0.0f;
+                } else {
+                    std::copy_n(x, span.length, rest);
+                }
+                std::fill_n(x, span.length, 0.0f);
+            }
+            ends_.push_back(found);
+        }
+        if (step > 0) lost.shifts(shifts);
+    }
+
+    // Statistics as they travel, and what that loses.
+    void halve(float* x, float* rest, int64_t count) {
+        for (int64_t i = 0; i < count; ++i) {
+            const uint32_t half = half_of(x[i]);
+            statistics_.push_back(uint8_t(half));
+            statistics_.push_back(uint8_t(half >> 8));
+            const float read = float_of(half << 16);
+            rest[i] = x[i] - read;
+            x[i] = read;
+        }
+    }
+
+    // Of the weights with what their levels stand for, added one after another.
+    double product_of(const Values& values, const float* weights) const {
+        double product = 0;
+        each([&](const Span& span, const Level& level) {
+            product += double(weights[span.start + level.place]) * double(values(level.level, finer(span)));
+        });
+        return product;
+    }
+
+    void decode(const Values& values, float* row, float* residual) const {
+        each([&](const Span& span, const Level& level) {
+            const int64_t at = span.start + level.place;
+            row[at] = values(level.level, finer(span));
+            residual[at] -= row[at];
+        });
+    }
+
+    template <class Use>
+    void each(Use use) const {
+        int64_t i = 0;
+        for (int64_t s = 0; s < job_.num_spans; ++s)
+            for (; i < ends_[s]; ++i) use(job_.spans[s], levels_[i]);
+    }
+
+    // Bytes of a plane in the shorter way: ans.py.
+    template <class Coded>
+    static int64_t plane(int64_t plain, Coded coded) {
+        return plain < SHORT_PLANE ? 1 + plain : 1 + std::min(plain, coded() + 4);
+    }
+
+    int64_t levels() {
+        parts_.clear();
+        rest_.clear();
+        int64_t begin = 0, before = 0;
+        for (int64_t s = 0; s < job_.num_spans; begin = ends_[s++]) {
+            const Span& span = job_.spans[s];
+            const Level *first = levels_.get() + begin, *last = levels_.get() + ends_[s];
+            if (span.kind == MATRIX) parts_.push_back({first, last - first});
+            if (span.kind != OTHER) continue;
+            for (; first < last; ++first) rest_.push_back({int32_t(before + rank(span, first->place)), first->level});
+            before += span.live;
+        }
+        parts_.push_back({rest_.data(), int64_t(rest_.size())});
+        return size_->bytes(parts_);
+    }
+
+    // How many of its span's live weights are before one.
+    int64_t rank(const Span& span, int32_t place) const {
+        const int32_t* live = job_.place + span.place;
+        return span.place < 0 ? place : std::lower_bound(live, live + span.live, place) - live;
+    }
+};
+
+}  // namespace
+
+// 0, or 1 if memory ran out.
+extern "C" int fedlite_step(const Stepping* job) {
+    std::atomic<int> failed{0};
+    try {
+        spread(job->clients, job->threads, [&](const auto& next) {
+            try {
+                Coder coder(*job);
+                for (int64_t client; (client = next()) < job->clients;) coder.code(client);
+            } catch (const std::bad_alloc&) {
+                failed = 1;
+            }
+        });
+    } catch (const std::bad_alloc&) {
+        failed = 1;
+    }
+    return failed;
+}
