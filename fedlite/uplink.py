@@ -23,6 +23,7 @@ _HEAD = struct.Struct(">4sIH")  # magic, example count, bytes of metrics
 _MAGIC = b"FLR1"
 _MAX_METRICS_BYTES = 4096
 _METRIC_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+FRESH_ROUNDS = 3  # how long what a client owes is worth sending: later, the model has gone elsewhere
 REPORT_OVERHEAD_BYTES = _HEAD.size + _MAX_METRICS_BYTES
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedlite.errors import StateError, StorageError
 from fedlite.types import Array
 
-_FORM = "fedlite.owed.1"
+_FORM = "fedlite.owed.2"
 
 
 @dataclass
@@ -105,38 +105,55 @@ class Rows:
 class Owed:
     """What clients owe: `losses` of the codec, and `lost`, a last update that did not arrive, losses included.
 
-    `holds` says which version of the model each client was last known to hold.
+    `holds` says which version of the model each client was last known to hold, `made` in which round what it owes was.
     """
 
     losses: Rows
     lost: Rows
     holds: dict[int, int] = field(default_factory=dict)
+    made: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, width: int, limit: int, folder: Path) -> "Owed":
         """Nobody owes anything; `limit` is in bytes."""
         return cls(Rows(width, limit // 2, folder), Rows(width, limit // 2, folder))
 
-    def of(self, clients: Sequence[int]) -> Array | None:
-        """(clients, width): what each sends on top of its next update; None if nobody owes anything."""
-        return _stacked([self._owes(client) for client in clients], self.losses.width)
+    def of(self, clients: Sequence[int], since: int = 0) -> Array | None:
+        """(clients, width): what each sends on top of its next update; None if nobody owes anything.
 
-    def settle(self, clients: Sequence[int], residual: Array | None) -> None:
+        What was made before the round `since` is no longer owed.
+        """
+        owes = [self._owes(client) if self.made.get(client, 0) >= since else None for client in clients]
+        return _stacked(owes, self.losses.width)
+
+    def settle(self, clients: Sequence[int], residual: Array | None, round_num: int = 0) -> None:
         """These clients' reports were counted; `residual` is what the codec left of them."""
+        self.made.update(dict.fromkeys(clients, round_num))
         for place, client in enumerate(clients):
             self.lost.drop(client)
             if residual is not None:
                 self.losses.put(client, residual[place])
 
-    def lose(self, clients: Sequence[int], updates: Array, learned: NDArray[np.bool_]) -> None:
+    def lose(
+        self,
+        clients: Sequence[int],
+        updates: Array,
+        learned: NDArray[np.bool_],
+        round_num: int = 0,
+        since: int = 0,
+    ) -> None:
         """These clients' reports did not count: they owe their update and what the codec had lost before.
 
-        Of updates that were lost only the last is owed; statistics never are.
+        Of updates that were lost only the last is owed; statistics never are, nor what was lost before `since`.
         """
         for place, client in enumerate(clients):
+            if self.made.get(client, 0) < since:
+                self.losses.drop(client)
+            self.made[client] = round_num
             before = self.losses.get(client)
-            row = updates[place] if before is None else updates[place] + before
-            self.lost.put(client, np.where(learned, row, np.float32(0)))
+            row = np.zeros(self.lost.width, np.float32) if before is None else before.copy()
+            row[: len(learned)] = np.where(learned, row[: len(learned)] + updates[place], np.float32(0))
+            self.lost.put(client, row)  # what filters remember, behind it, is as it was
 
     def stage(self, limit: int) -> "Staged":
         """Room for what a round will change, `limit` bytes of it in memory."""
@@ -163,6 +180,7 @@ class Owed:
                     "width": kind.width,
                     "clients": clients,
                     "holds": list(self.holds.items()) if kind is self.losses else [],
+                    "made": list(self.made.items()) if kind is self.losses else [],
                 }
                 file.write(json.dumps(head).encode() + b"\n")
                 crc = 0
@@ -191,6 +209,7 @@ class Owed:
                 if saved != round_num:
                     return False
                 self.holds.update((int(client), int(version)) for client, version in head["holds"])
+                self.made.update((int(client), int(made)) for client, made in head["made"])
                 crc = 0
                 for client in clients:
                     row = file.read(width * 4)
@@ -220,13 +239,13 @@ class Staged:
         """See Owed.lose."""
         self._keep(clients, None, updates)
 
-    def settle(self, learned: NDArray[np.bool_]) -> None:
-        """Owe what was staged."""
+    def settle(self, learned: NDArray[np.bool_], round_num: int = 0, since: int = 0) -> None:
+        """Owe what was staged in that round; what was owed before it and made before `since` is forgotten."""
         for clients, residual, updates in self._blocks:
             if updates is None:
-                self.owed.settle(clients, residual)
+                self.owed.settle(clients, residual, round_num)
             else:
-                self.owed.lose(clients, updates, learned)
+                self.owed.lose(clients, updates, learned, round_num, since)
         self._blocks.clear()
 
     def _keep(self, clients: list[int], residual: Array | None, updates: Array | None) -> None:
