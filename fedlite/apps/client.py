@@ -18,7 +18,7 @@ from fedlite.apps.offer import (
     write_report,
 )
 from fedlite.apps.origin import make_origin
-from fedlite.compress.codec import encode_with_feedback
+from fedlite.compress.codec import encode_with_feedback, memory_of
 from fedlite.compress.presets import codec_by_name
 from fedlite.downlink import NOTHING_HELD, WHOLE_WANTED, Version, receive
 from fedlite.errors import CodecError, DataError, OriginError, ReplayError, SettingsError
@@ -27,7 +27,7 @@ from fedlite.modules import module_of, shapes_of
 from fedlite.seeds import derive, generator
 from fedlite.tensors import add, check_finite, subtract, zeros_like
 from fedlite.types import Update, is_statistic
-from fedlite.uplink import Report, pack
+from fedlite.uplink import FRESH_ROUNDS, Report, pack
 
 if TYPE_CHECKING:
     from fedlite.train import TrainResult
@@ -141,7 +141,7 @@ def finish(task: Task, result: "TrainResult") -> RecordDict:
     envelope = task.device.sender.send(pack(report), manifest.context, seq)
     _log_round(manifest.round_num, report, len(envelope))
     before = task.before if task.before is not None else zeros_like(update)
-    lost = _without_statistics(add(update, before))
+    lost = {**_without_statistics(add(update, before)), **memory_of(before)}
     pending = Pending(manifest.context.spec_hash, manifest.round_num, envelope, before, rest, lost)
     task.device.memory.save(
         replace(held, round_num=manifest.round_num, seq=seq, version=version, pending=pending)
@@ -202,10 +202,13 @@ def _check_bearable(manifest: Manifest, limits: Limits) -> None:
 def _owed(held: Held, round_num: int, counted: int) -> tuple[Update | None, Update | None]:
     """What to send on top of this round's update: (all that is owed, the codec's losses alone).
 
-    A round that is run again with other settings replaces its first report, which was not counted.
+    A round that is run again with other settings replaces its first report, which was not counted. What was made
+    more than FRESH_ROUNDS ago is forgotten: the model it was to improve is gone.
     """
     pending = held.pending
     if pending is None or counted > pending.round_num:  # the latter: memory restored from a backup
+        return None, None
+    if pending.round_num < round_num - FRESH_ROUNDS:
         return None, None
     if counted == pending.round_num:
         return pending.if_counted, pending.if_counted

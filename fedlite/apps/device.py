@@ -26,7 +26,8 @@ class Pending:
 
     What the device owes the server after it: `if_counted`, the codec's loss; `if_lost`, the round's whole update on
     top of what was owed of codec losses before, `before`. Of updates that were lost only the last is owed: older ones
-    were made from models long gone.
+    were made from models long gone. With each is what the codec's filters remember, under names that begin with "~":
+    in `if_lost` as it was before, for the server knows nothing of a report that was lost.
     """
 
     spec_hash: bytes

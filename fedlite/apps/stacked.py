@@ -15,9 +15,11 @@ from fedlite.apps.offer import Manifest
 from fedlite.apps.payloads import Recent
 from fedlite.apps.settings import JobSettings
 from fedlite.apps.timed import Timed
+from fedlite.compress.presets import codec_by_name
 from fedlite.errors import SettingsError
 from fedlite.ledger.store import Ledger
 from fedlite.rounds import Combined, Model, Rule, Streaming, sample
+from fedlite.virtual.coding import memory_width
 from fedlite.virtual.engines.base import Engine, Work
 from fedlite.virtual.owed import Owed
 from fedlite.virtual.rows import width
@@ -130,7 +132,7 @@ class Stacked:
 
     def _block(self, work: Work) -> int:
         """Clients at a time. SettingsError if memory does not suffice for one."""
-        each = _ROWS_IN_FLIGHT * width(work.params) * 4
+        each = (_ROWS_IN_FLIGHT * width(work.params) + 2 * self._memory_width(work)) * 4
         if self.memory // 2 < each:
             raise SettingsError(
                 f"one client of this model takes {each / 2**20:.1f} MiB, half of --memory-gb is "
@@ -140,8 +142,12 @@ class Stacked:
         usual = max(AT_ONCE * self.threads, USUAL_BYTES // (width(work.params) * 4))
         return min(usual, self.memory // 2 // each)
 
+    def _memory_width(self, work: Work) -> int:
+        return memory_width(codec_by_name(self.settings.uplink_codec), work.params)
+
     def _open_owed(self, work: Work, round_num: int) -> Owed:
-        owed = Owed.empty(width(work.params), self.memory // 4, self.folder)
+        floats = width(work.params) + self._memory_width(work)
+        owed = Owed.empty(floats, self.memory // 4, self.folder)
         if round_num and not owed.load(self.folder / _STATE_FILE, round_num):
             self.watcher.status("the last run was cut off: what clients held and owed is forgotten")
         return owed

@@ -73,10 +73,10 @@ class Codec:
         """Whether decode gives back what encode was given, to the bit, but for pruned coordinates."""
         return not self.filters and isinstance(self.serializer, Float32)
 
-    def memory(self, like: Params, masks: Masks) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of what filters keep between rounds, beside the residual."""
+    def memory(self, like: Params) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what filters keep between rounds, beside the residual; under masks, not all of it."""
         found: dict[str, tuple[int, ...]] = {}
-        for chosen, layout in zip(self.filters, self._layouts(layout_of(like, masks)), strict=False):
+        for chosen, layout in zip(self.filters, self._layouts(layout_of(like, {})), strict=False):
             found |= chosen.memory(layout)
         return found
 
@@ -199,6 +199,11 @@ def _check_values(update: Update) -> None:
             raise UpdateError(f"update {name!r} holds NaN or infinity")
 
 
+def memory_of(residual: Update) -> dict[str, Array]:
+    """What filters keep, of what `encode_with_feedback` returned: it is never added to anything."""
+    return {name: value for name, value in residual.items() if name.startswith("~")}
+
+
 def encode_with_feedback(
     codec: Codec,
     update: Update,
@@ -216,8 +221,8 @@ def encode_with_feedback(
     """
     masks, memory = masks or {}, {}
     if residual is not None:
-        memory = {name: value for name, value in residual.items() if name.startswith("~")}
-        residual = {name: value for name, value in residual.items() if not name.startswith("~")}
+        memory = memory_of(residual)
+        residual = {name: value for name, value in residual.items() if name not in memory}
         check_like(residual, update, "residual")
         with np.errstate(over="ignore"):  # encode refuses an infinite sum with a typed error
             update = add(update, residual)
@@ -226,4 +231,6 @@ def encode_with_feedback(
     if codec.lossless:
         return payload, zeros_like(update)
     decoded = scatter(*codec._load(body.data, body.layouts), update, masks)
-    return payload, subtract(apply_masks(update, masks), decoded) | dict(body.memory)
+    known = codec.memory(update) if body.memory else {}
+    kept = {name: value for name, value in body.memory.items() if known.get(name) == value.shape}
+    return payload, subtract(apply_masks(update, masks), decoded) | kept

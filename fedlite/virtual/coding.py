@@ -3,6 +3,7 @@
 The bits do not depend on the block. What is neither int8 nor a step by a compiled coder goes client by client.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,9 +35,10 @@ AT_ONCE = 4 << 20  # bytes of bodies held at a time
 class Coded:
     """What coding gives a block of B clients.
 
-    `sizes` (B): bytes of each payload. `decoded` (B, size): what the server reads in it. `residual` (B, size):
-    what each client owes afterwards; None for a lossless codec. `finite` (B): False where a value is NaN or
-    infinite, which `encode` refuses: size and decoded are then 0, and what was owed is still owed.
+    `sizes` (B): bytes of each payload. `decoded` (B, size): what the server reads in it. `residual` (B, size +
+    memory): what each client owes afterwards, and what the codec's filters remember of it; None for a lossless codec.
+    `finite` (B): False where a value is NaN or infinite, which `encode` refuses: size and decoded are then 0, and what
+    was owed is still owed.
     """
 
     sizes: NDArray[np.int64]
@@ -55,10 +57,10 @@ def code_rows(
     seeds: Sequence[int],
     threads: int = 1,
 ) -> Coded:
-    """`encode_with_feedback` and `decode` of each row; both (B, size), tensors in the order of `like`.
+    """`encode_with_feedback` and `decode` of each row (B, size), tensors in the order of `like`.
 
-    `rows` and `owed` are used up: the result lies in their memory. Without `owed` nobody owes anything; a row of
-    zeros in it is a client that owes nothing. `seeds` are the clients' own, for a codec that draws.
+    `rows` and `owed` (B, size + memory) are used up: the result lies in their memory. Without `owed` nobody owes
+    anything; a row of zeros in it is a client that owes nothing. `seeds` are the clients' own, for a codec that draws.
     Raises SettingsError for masks that do not fit the model.
     """
     if codec.lossless:
@@ -131,10 +133,13 @@ def _lossless(
 def _one_by_one(
     codec: Codec, rows: Array, owed: Array | None, like: Params, masks: Masks, seeds: Sequence[int]
 ) -> Coded:
-    residual = np.zeros_like(rows) if owed is None else owed
+    kept = {name: np.zeros(shape, np.float32) for name, shape in codec.memory(like).items()}
+    whole = {**like, **kept}
+    size = rows.shape[1] + memory_width(codec, like)
+    residual: Array = np.zeros((len(rows), size), np.float32) if owed is None else owed
     finite, sizes = np.ones(len(rows), np.bool_), np.zeros(len(rows), np.int64)
     for b, seed in enumerate(seeds):
-        before = None if owed is None else _named(owed[b], like)
+        before = None if owed is None else _named(owed[b], whole)
         chance = generator(seed, "codec")
         try:
             payload, rest = encode_with_feedback(
@@ -145,7 +150,7 @@ def _one_by_one(
             continue
         sizes[b] = len(payload) - OVERHEAD
         _put(codec.decode(payload, like, masks=masks), rows[b])
-        _put(rest, residual[b])
+        _put({name: rest.get(name, zeros) for name, zeros in whole.items()}, residual[b])
     return _coded([sizes], rows, residual, finite)
 
 
@@ -171,6 +176,11 @@ def _zstd_sizes(zstd: Zstd, bodies: Bodies, threads: int) -> NDArray[np.int64]:
         return np.array([len(compressor.compress(body)) for body in bodies], np.int64)
     frames = compressor.multi_compress_to_buffer(bodies, threads)
     return np.array([len(frames[i]) for i in range(len(frames))], np.int64)
+
+
+def memory_width(codec: Codec, like: Params) -> int:
+    """Floats that the codec's filters remember of each client: behind what it owes, in its row."""
+    return sum(math.prod(shape) for shape in codec.memory(like).values())
 
 
 def _order(like: Params, masks: Masks) -> NDArray[np.int64]:

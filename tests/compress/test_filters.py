@@ -209,8 +209,8 @@ def test_low_rank_factors_survive_coarse_steps_beside_other_tensors() -> None:
 def test_filters_can_follow_one_another() -> None:
     update = two()
     codec = exact(LowRank(3), TopK(0.5, per_layer=True))
-    assert set(codec.memory(update, {})) == {"~lowrank.a", "~lowrank.b"}
-    assert codec.memory(update, {})["~lowrank.b"] == (36, 3)
+    assert set(codec.memory(update)) == {"~lowrank.a", "~lowrank.b"}
+    assert codec.memory(update)["~lowrank.b"] == (36, 3)
     assert np.isfinite(through(codec, update)["a"]).all()
     assert codec.key == "lowrank:3+plain"
 
@@ -220,7 +220,7 @@ def test_memory_is_what_the_codec_says_and_of_another_shape_it_is_forgotten(chos
     update, codec = two(), exact(chosen)
     _, residual = encode_with_feedback(codec, update, None, generator=chance())
     kept = {name: value.shape for name, value in residual.items() if name.startswith("~")}
-    assert kept == codec.memory(update, {})
+    assert kept == codec.memory(update)
     assert all(value.dtype == np.float32 for value in residual.values())
     strange = residual | {name: np.ones((2, 3), np.float32) for name in kept}
     for before in (strange, {name: residual[name] for name in update}):

@@ -144,6 +144,21 @@ def test_the_same_bits_and_the_same_record(tmp_path: Path, codec: str, strategy:
     assert record(noted) == record(told)
 
 
+@pytest.mark.parametrize(
+    "codec", ["threshold:1:0.5+int8+zstd:1", "lowrank:2+step:1+ans", "randomk:0.2+int8-random"]
+)
+def test_what_filters_remember_is_the_same_on_devices_and_in_rows(tmp_path: Path, codec: str) -> None:
+    """Some reports are lost, and half of the weights are pruned on the way."""
+    settings = JobSettings(
+        rounds=5, model="2nn", epochs=1, cohort=4, over_selection=1.5, uplink_codec=codec, downlink_codec="int8",
+        prune_round=3,
+    )  # fmt: skip
+    want, told = by_messages(settings, tmp_path / "messages")
+    got, noted = stacked(settings, tmp_path / "stacked")
+    assert_same(got.params, want.params)
+    assert record(noted) == record(told)
+
+
 @pytest.mark.parametrize("strategy", ["fedavg", "fedprox:mu=0.1", "fedadam", "flwr:FedMedian"])
 @pytest.mark.parametrize("model", ["linear", "2nn", "small_cnn"])
 def test_five_compiled_rounds_agree_to_1e_5(tmp_path: Path, strategy: str, model: str) -> None:

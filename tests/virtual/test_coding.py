@@ -20,7 +20,7 @@ from fedlite.errors import SettingsError, UpdateError
 from fedlite.seeds import generator
 from fedlite.types import Array, Masks, Params, Result
 from fedlite.virtual import coding
-from fedlite.virtual.coding import Coded, code_rows
+from fedlite.virtual.coding import Coded, code_rows, memory_width
 from fedlite.virtual.kernel import available, reduce
 
 INT8 = codec_by_name("int8")
@@ -30,6 +30,9 @@ CODECS = {
     "int8, twice": Codec(compressors=(Zstd(1), Zstd(3))),
     "stochastic": Codec(serializer=Int8(stochastic=True)),
     "largest": Codec(filters=(TopK(0.1),)),
+    "hysteresis": codec_by_name("threshold:1:0.5+int8+zstd:1"),
+    "low rank": codec_by_name("lowrank:2+int8"),
+    "some of low rank": codec_by_name("lowrank:3+threshold:1:0.5+randomk:0.5+float32"),
 }
 
 
@@ -84,7 +87,8 @@ def assert_each(
 ) -> None:
     """What the codec itself does, client by client; seeds are 0, 1, 2, …"""
     for b, row in enumerate(rows):
-        before = None if owed is None else named(owed[b], like)
+        whole = like | {name: np.zeros(shape, np.float32) for name, shape in codec.memory(like).items()}
+        before = None if owed is None else named(owed[b], whole)
         payload, residual = encode_with_feedback(
             codec, named(row, like), before, masks=masks, generator=generator(b, "codec")
         )
@@ -95,7 +99,9 @@ def assert_each(
             assert codec.lossless
             assert not flat(residual).any()
         else:
-            assert coded.residual[b].tobytes() == flat(residual).tobytes()
+            assert set(residual) <= set(whole)
+            every = {name: residual.get(name, zeros) for name, zeros in whole.items()}
+            assert coded.residual[b].tobytes() == flat(every).tobytes()
 
 
 @pytest.mark.parametrize("owing", [False, True], ids=["first", "owing"])
@@ -106,7 +112,10 @@ def test_each_client_gets_what_the_codec_gives_it(
 ) -> None:
     params, masks = like()
     rows = drawn(params, 12, 1)
-    owed = drawn(params, 12, 2) if owing else None
+    owed = None
+    if owing:
+        kept = np.random.default_rng(3).normal(size=(12, memory_width(codec, params)))
+        owed = np.concatenate([drawn(params, 12, 2), kept.astype(np.float32)], axis=1)
     used = None if owed is None else owed.copy()
     coded = code_rows(codec, rows.copy(), used, like=params, masks=masks, seeds=range(12), threads=2)
     assert_each(coded, codec, rows, owed, params, masks)
@@ -135,10 +144,13 @@ def test_any_finite_values_and_any_mask(values: list[float], per_channel: bool, 
 def test_one_clients_failure_is_its_own(codec: Codec) -> None:
     """A value that is not finite, pruned or not, or that is too large with what is owed."""
     like, masks = LIKES["odd"]()
-    rows, owed = np.full((2, 5, 221), 1, np.float32)
+    rows, owed = (
+        np.full((5, 221), 1, np.float32),
+        np.full((5, 221 + memory_width(codec, like)), 1, np.float32),
+    )
     rows[1, 3] = np.nan  # in "a", which is pruned
     rows[2, 121] = np.inf  # in "a.act_range"
-    rows[3, -1] = owed[3, -1] = 3e38
+    rows[3, 220] = owed[3, 220] = 3e38
     for b in (1, 2, 3):
         with pytest.raises(UpdateError):
             encode_with_feedback(

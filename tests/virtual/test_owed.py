@@ -60,6 +60,21 @@ def test_what_is_owed(tmp_path: Path) -> None:
     owed.close()
 
 
+def test_what_filters_remember_lies_behind_and_is_not_added_to(tmp_path: Path) -> None:
+    """Rows two wider than updates: counted, they are replaced; lost, they are as they were before."""
+    owed = Owed.empty(WIDTH + 2, 1 << 20, tmp_path)
+    update = np.full((1, WIDTH), 2, np.float32)
+    owed.lose([1], update, LEARNED)
+    np.testing.assert_array_equal(owed.of([1]), [[2, 2, 2, 2, 0, 0, 0, 0]])
+    owed.settle([1], np.array([[*[0.5] * WIDTH, 7, 9]], np.float32))
+    np.testing.assert_array_equal(owed.of([1]), [[*[0.5] * WIDTH, 7, 9]])
+    owed.lose([1], update, LEARNED)
+    np.testing.assert_array_equal(owed.of([1]), [[2.5, 2.5, 2.5, 2.5, 0, 0, 7, 9]])
+    owed.lose([1], update + 1, LEARNED)
+    np.testing.assert_array_equal(owed.of([1]), [[3.5, 3.5, 3.5, 3.5, 0, 0, 7, 9]])
+    owed.close()
+
+
 def test_without_losses_only_lost_updates_are_owed(tmp_path: Path) -> None:
     owed = Owed.empty(WIDTH, 1 << 20, tmp_path)
     owed.lose([4], np.ones((1, WIDTH), np.float32), LEARNED)
