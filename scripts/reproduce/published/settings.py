@@ -53,8 +53,8 @@ _STEPS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0
 _SWEEP = [f"step:{step}+ans" for step in _STEPS]
 _FACTORED = [
     f"lowrank:{rank}+step:{step}+ans"
-    for rank in (8, 16, 32, 64, 128)
-    for step in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0)
+    for rank in (4, 8, 16, 32, 64)
+    for step in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0)
 ]
 
 
