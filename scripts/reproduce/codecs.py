@@ -124,21 +124,19 @@ def summary(runs: Mapping[int, Sequence[Point]]) -> dict[str, Any]:
     """Means and spreads over clients, and the worst that any client saw."""
     by_setting: dict[tuple[str, str], list[Point]] = defaultdict(list)
     found: list[tuple[int, Margin]] = []
-    on_front: dict[str, int] = defaultdict(int)
     for seed, points in runs.items():
         mine = [each for each in points if each.method == OURS]
         found += [(seed, each) for each in margins(mine, [each for each in points if each.method != OURS])]
         for point in points:
             by_setting[point.method, point.setting].append(point)
-        for point in front(mine):
-            on_front[point.setting] += 1
     by_point: dict[tuple[str, str], list[Margin]] = defaultdict(list)
     for _, each in found:
         by_point[each.point.method, each.point.setting].append(each)
-    rows = [
-        _mean(points) | _margin(by_point[key]) | ({"front": True} if key[0] == OURS and on_front[key[1]] else {})
-        for key, points in by_setting.items()
-    ]  # fmt: skip
+    rows = [_mean(points) | _margin(by_point[key]) for key, points in by_setting.items()]
+    for best in front(
+        [Point(**{name: row[name] for name in Point._fields}) for row in rows if row["method"] == OURS]
+    ):
+        rows[[*by_setting].index((OURS, best.setting))]["front"] = True
     return {
         "dominates": all(each.reached for _, each in found),
         "dominates_as_published": all(each.reached for _, each in found if not each.point.kinder),

@@ -49,7 +49,7 @@ def ours(*, quick: bool) -> list[Setting]:
     return [Setting(OURS, text, Ours(codec_by_name(text))) for text in dict.fromkeys(texts)]
 
 
-_STEPS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0, 22.0, 32.0)
+_STEPS = (0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0, 22.0, 32.0)
 _SWEEP = [f"step:{step}+ans" for step in _STEPS]
 _FACTORED = [
     f"lowrank:{rank}+step:{step}+ans"
