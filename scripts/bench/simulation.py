@@ -9,7 +9,7 @@ Fashion-MNIST, 1000 clients × 60 samples, 100 per round, 1 epoch, batch 20, SGD
   `python -m simulations`, which also accounts for every byte, decides what counts, and commits durably.
 * noop: clients that only answer, 1000 at once; and ours up to 100,000 (flatness: the rate there by that at 1000).
 * pipeline: pruned to half, int8-aware and coded with error feedback, against plain: how many times as long whole
-  rounds of `python -m simulations` take (`_engine`: training, codec and mean alone).
+  rounds of `python -m simulations` take (`_engine`: training, codec and mean alone), for each of `--codecs`.
 * large: MobileNetV2 0.35 at 32×32 with GroupNorm, 10 clients × 20 samples.
 * ray: w1b's work, but of five epochs, on a local Ray cluster of two workers, against one.
 
@@ -81,6 +81,7 @@ class Bench:
     seed: int
     quick: bool
     peers: list[str]
+    codecs: list[str]
     rows: dict[str, dict[str, Any]]
 
     def workload(self, part: str) -> Workload:
@@ -169,10 +170,10 @@ def play(bench: Bench, parts: list[str]) -> None:
             bench.play_peers(part)
     if "pipeline" in parts:
         for part in ("w1a", "w1b"):
-            for variant in ("plain", "pipeline"):
+            for variant in ("plain", *(f"pipeline:{codec}" for codec in bench.codecs)):
                 bench.play_ours(part, variant, adapter="fedlite_program.py")
-            if not bench.quick:
-                bench.play_ours(part, "compiled+pipeline", warmup=15)
+            for codec in bench.codecs if not bench.quick else ():
+                bench.play_ours(part, f"compiled+pipeline:{codec}", warmup=15)
             if part not in parts:
                 bench.play_ours(part, "compiled")
     if "noop" in parts:
@@ -201,10 +202,11 @@ def figures(bench: Bench) -> tuple[dict[str, float | None], dict[str, str]]:
         plain = values[f"{part}_program_clients_s"] = rate(f"{part} fedlite plain")
         values[f"{part}_program_vs_flower"] = _ratio(plain, rate(f"{part} flower"))
         values[f"{part}_program_vs_best_peer"] = _ratio(plain, best[part])
-        values[f"pipeline_{part[-1]}"] = _ratio(plain, rate(f"{part} fedlite pipeline"))
-        values[f"pipeline_{part[-1]}_engine"] = _ratio(
-            rate(f"{part} fedlite compiled"), rate(f"{part} fedlite compiled+pipeline")
-        )
+        for codec in bench.codecs:
+            name = f"pipeline_{part[-1]}" + ("" if codec == "int8" else f"_{codec}")
+            values[name] = _ratio(plain, rate(f"{part} fedlite pipeline:{codec}"))
+            engine = rate(f"{part} fedlite compiled+pipeline:{codec}")
+            values[f"{name}_engine"] = _ratio(rate(f"{part} fedlite compiled"), engine)
     everybody = [_best(bench, "large", framework=kind) for kind in (True, False)]
     values["large_vs_best_peer"] = _ratio(_ours(bench, "large"), max(filter(None, everybody), default=None))
     values["ray_speedup"] = _ratio(rate(f"ray fedlite ray {CORES} 5"), rate("ray fedlite ray 1 5"))
@@ -254,6 +256,7 @@ def main() -> None:
     )
     parser.add_argument("--only", help=f"some of {','.join(PARTS)}")
     parser.add_argument("--peers", help=f"some of {','.join(PEERS)}, or none")
+    parser.add_argument("--codecs", default="int8,small", help="of the pipeline, one after another")
     parser.add_argument("--seed", type=int, default=0, help="who takes part, and in which order they train")
     args = parser.parse_args()
     everybody = args.peers or ",".join(QUICK_PEERS if args.quick else PEERS)
@@ -264,7 +267,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the adapter that runs ends with this
     cores = sorted(os.sched_getaffinity(0))[:CORES]
     os.sched_setaffinity(0, cores)  # everything started from here on inherits it
-    bench = Bench(args.seed, args.quick, peers, {})
+    bench = Bench(args.seed, args.quick, peers, args.codecs.split(","), {})
     play(bench, parts)
     values, reasons = figures(bench)
     print("\n".join(_table(bench)))

@@ -1,7 +1,8 @@
 """fedlite's own side: a cohort trained by an engine of the simulator (`compiled`, `pool`, `ray`) and its mean taken.
 
 Every client's update is there, as a row, before it is added. With `+pipeline`, each is trained pruned and int8-aware,
-encoded with error feedback, decoded as the server does, and then added.
+encoded with error feedback, decoded as the server does, and then added; `+pipeline:small` names the codec, which is
+int8 otherwise.
 """
 
 import os
@@ -50,14 +51,14 @@ def share_of(work: Workload) -> Share:
 class Federation:
     """The server's model and what a round does with it."""
 
-    def __init__(self, work: Workload, engine: Engine, *, pipeline: bool) -> None:
+    def __init__(self, work: Workload, engine: Engine, *, pipeline: bool, codec: str) -> None:
         self.work, self.engine, self.pipeline = work, engine, pipeline
         self.bits = 8 if pipeline else 32
         self.model = spec_of(work.model)
         params = params_of(module_of(self.model, self.bits))
         self.masks = magnitude_masks(params, 0.5) if pipeline else {}
         self.params = apply_masks(params, self.masks)
-        self.codec, self.round = codec_by_name("int8"), 0
+        self.codec, self.round = codec_by_name(codec), 0
         self.owed = Owed.empty(width(params), 2**31, Path(tempfile.gettempdir()))
         self.settings = TrainSettings(
             epochs=work.epochs, batch_size=work.batch_size, learning_rate=work.learning_rate, bits=self.bits
@@ -129,9 +130,10 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     name, _, pipeline = work.variant.partition("+")
+    codec = pipeline.partition(":")[2] or "int8"
     engine = engine_of(name, work)
     try:
-        federation = Federation(work, engine, pipeline=bool(pipeline))
+        federation = Federation(work, engine, pipeline=bool(pipeline), codec=codec)
         seconds = time_rounds(work, partial(Federation.play, federation))
     finally:
         engine.close()
