@@ -204,6 +204,33 @@ def memory_of(residual: Update) -> dict[str, Array]:
     return {name: value for name, value in residual.items() if name.startswith("~")}
 
 
+def owing(update: Update, residual: Update | None) -> tuple[Update, dict[str, Array]]:
+    """(update and what is owed in one, what filters keep) of a residual as `encode_with_feedback` returns it.
+
+    UpdateError if that is of another model.
+    """
+    if residual is None:
+        return update, {}
+    memory = memory_of(residual)
+    residual = {name: value for name, value in residual.items() if name not in memory}
+    check_like(residual, update, "residual")
+    with np.errstate(over="ignore"):  # encode refuses an infinite sum with a typed error
+        return add(update, residual), memory
+
+
+def payload_size(
+    codec: Codec,
+    update: Update,
+    memory: Memory,
+    *,
+    masks: Masks | None = None,
+    generator: np.random.Generator | None = None,
+) -> int:
+    """Bytes of the payload that `encode_with_feedback` makes of these, as `owing` returns them; raises as that does."""
+    body = codec._body(update, masks or {}, generator, memory)
+    return OVERHEAD + len(codec.squeeze(body.data, body.layouts[-1]))
+
+
 def encode_with_feedback(
     codec: Codec,
     update: Update,
@@ -219,13 +246,8 @@ def encode_with_feedback(
     `Codec.encode`, and UpdateError if the residual is of another model.
     (Seide 2014, §3; Karimireddy 2019, Alg. 2: p = update + residual, residual' = p − decode(payload).)
     """
-    masks, memory = masks or {}, {}
-    if residual is not None:
-        memory = memory_of(residual)
-        residual = {name: value for name, value in residual.items() if name not in memory}
-        check_like(residual, update, "residual")
-        with np.errstate(over="ignore"):  # encode refuses an infinite sum with a typed error
-            update = add(update, residual)
+    masks = masks or {}
+    update, memory = owing(update, residual)
     body = codec._body(update, masks, generator, memory)
     payload = codec._pack(body)
     if codec.lossless:
