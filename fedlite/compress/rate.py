@@ -1,0 +1,163 @@
+"""How many bytes an update takes is chosen: the finest step whose payload stays within a budget.
+
+`Step.deviations` is the one knob: a longer step leaves more zeros and fewer bits for the rest, and the decoder need
+not know it, so that each client may choose its own in every round. Sizes fall almost as a power of the step; a few
+secant steps on both logarithms find it, and what does not fit is owed, as always with error feedback.
+"""
+
+import math
+from collections.abc import Generator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedlite.compress.codec import Codec, encode_with_feedback, owing, payload_size
+from fedlite.compress.step import Step
+from fedlite.errors import SettingsError
+from fedlite.types import Array, Masks, Update
+
+FINEST, COARSEST = 0.1, 64.0  # deviations
+NEAR = 0.97  # part of the budget that is worth no other try
+MOST_TRIES = 8
+_AIM = 0.985
+_SLOPE, _FLATTEST, _STEEPEST = -1.7, -0.4, -3.0  # of log bytes by log deviations: at first, and believed
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A step that was tried, and the bytes of the payload it gave."""
+
+    deviations: float
+    payload_bytes: int
+
+
+Search = Generator[float, int, Choice]
+
+
+def check_adjustable(codec: Codec) -> None:
+    """SettingsError for a codec whose sizes cannot be chosen."""
+    if not isinstance(codec.serializer, Step) or codec.serializer.fixed:
+        raise SettingsError(
+            f"a budget needs a codec with a step to choose, which {codec.key!r} has not",
+            remedy="take --uplink-codec small or smallest, or one with step in it, as topk:0.1+step:2+ans",
+        )
+
+
+def with_deviations(codec: Codec, deviations: float) -> Codec:
+    """The codec with this step; decoders read both. SettingsError as `check_adjustable`."""
+    check_adjustable(codec)
+    assert isinstance(codec.serializer, Step)
+    return replace(codec, serializer=replace(codec.serializer, deviations=deviations))
+
+
+def search(codec: Codec, budget_bytes: int) -> Search:
+    """Asks for the payload's bytes at one step after another, at most MOST_TRIES; ends with the choice.
+
+    That is the finest of the steps tried that fit; if none does, the coarsest there is, with more bytes than allowed.
+    Sizes alone decide, so a search gives the same wherever sizes are computed. SettingsError as `check_adjustable`.
+    """
+    check_adjustable(codec)
+    assert isinstance(codec.serializer, Step)
+    tried: list[Choice] = []
+    following: float | None = _on_grid(codec.serializer.deviations) if budget_bytes > 0 else COARSEST
+    while following is not None:
+        size = yield following
+        tried.append(Choice(following, size))
+        following = _next(tried, budget_bytes)
+    return min(
+        (each for each in tried if each.payload_bytes <= budget_bytes),
+        key=lambda each: each.deviations,
+        default=tried[-1],
+    )
+
+
+def too_small(budget_bytes: int, smallest: int) -> SettingsError:
+    """What to say where not even the coarsest step fits; both in bytes, of the same things."""
+    return SettingsError(
+        f"an uplink budget of {budget_bytes} bytes is too small for this update: the smallest that works is "
+        f"{smallest} bytes",
+        remedy=f"give --uplink-budget {smallest} or more, or a longer --round-time",
+    )
+
+
+def fit(
+    codec: Codec,
+    update: Update,
+    residual: Update | None,
+    budget_bytes: int,
+    *,
+    overhead: int = 0,
+    masks: Masks | None = None,
+    generator: np.random.Generator | None = None,
+) -> tuple[bytes, dict[str, Array], float]:
+    """(payload, new residual, deviations): `encode_with_feedback` with the finest step that fits into the budget.
+
+    `overhead` are bytes of the budget that the payload cannot have. Raises as `encode_with_feedback`, and
+    SettingsError for a codec without a step to choose, or a budget that not even the coarsest step fits into: it
+    names the smallest that works.
+    """
+    whole, memory = owing(update, residual)
+    tries = search(codec, budget_bytes - overhead)
+    deviations = next(tries)
+    while True:
+        now = with_deviations(codec, deviations)
+        size = payload_size(now, whole, memory, masks=masks, generator=deepcopy(generator))
+        try:
+            deviations = tries.send(size)
+        except StopIteration as end:
+            chosen: Choice = end.value
+            break
+    if chosen.payload_bytes + overhead > budget_bytes:
+        raise too_small(budget_bytes, chosen.payload_bytes + overhead)
+    best = with_deviations(codec, chosen.deviations)
+    payload, rest = encode_with_feedback(best, update, residual, masks=masks, generator=deepcopy(generator))
+    return payload, rest, chosen.deviations
+
+
+def _on_grid(deviations: float) -> float:
+    """Four digits, so that what is recorded is what was used."""
+    return min(max(float(f"{deviations:.4g}"), FINEST), COARSEST)
+
+
+def _next(tried: list[Choice], budget: int) -> float | None:
+    """The step to try next, or None when the best is found."""
+    fits = [each for each in tried if each.payload_bytes <= budget]
+    over = [each for each in tried if each.payload_bytes > budget]
+    fine = min(fits, key=lambda each: each.deviations, default=None)
+    if fine is not None and (fine.payload_bytes >= NEAR * budget or fine.deviations == FINEST):
+        return None
+    if (fine is None and tried[-1].deviations == COARSEST) or len(tried) == MOST_TRIES:
+        return None
+    if fine is None and len(tried) == MOST_TRIES - 1:
+        return COARSEST
+    finer = [each for each in over if fine is None or each.deviations < fine.deviations]
+    large = max(finer, key=lambda each: each.deviations, default=None)
+    if fine is not None and large is not None:
+        log = _between(large, fine, tried, budget)
+    else:
+        log = _beyond(tried, budget)
+    following = _on_grid(math.exp(log))
+    if all(following != each.deviations for each in tried):
+        return following
+    return COARSEST if fine is None else None
+
+
+def _between(large: Choice, fine: Choice, tried: list[Choice], budget: int) -> float:
+    """Where the line from one to the other meets what is aimed at; the middle, if one end stays where it is."""
+    part = math.log(large.payload_bytes / (_AIM * budget)) / math.log(large.payload_bytes / fine.payload_bytes)
+    if len({each.payload_bytes > budget for each in tried[-2:]}) == 1:
+        part = 0.5
+    part = min(max(part, 0.1), 0.9)
+    return math.log(large.deviations) * (1 - part) + math.log(fine.deviations) * part
+
+
+def _beyond(tried: list[Choice], budget: int) -> float:
+    """Where a line through the last two meets what is aimed at, while all that was tried lies on one side."""
+    last, slope = tried[-1], _SLOPE
+    if len(tried) > 1:
+        run = math.log(last.deviations / tried[-2].deviations)
+        slope = math.log(last.payload_bytes / tried[-2].payload_bytes) / run
+    slope = min(max(slope, _STEEPEST), _FLATTEST)
+    log = math.log(last.deviations) + math.log(max(_AIM * budget, 1.0) / last.payload_bytes) / slope
+    return min(max(log, math.log(FINEST)), math.log(COARSEST))
