@@ -5,10 +5,23 @@ import pytest
 
 from fedlite.compress.presets import codec_by_name
 from fedlite.compress.prune import magnitude_masks
-from fedlite.downlink import Version, advance, bundle, receive, snapshot
-from fedlite.errors import CodecError
+from fedlite.downlink import (
+    Version,
+    advance,
+    bundle,
+    changes_masks,
+    first,
+    merged,
+    moves_of,
+    origin,
+    receive,
+    snapshot,
+)
+from fedlite.errors import CodecError, OriginError
+from fedlite.types import Masks, Params
 
 INT8 = codec_by_name("int8")
+EXACT = codec_by_name("exact:1+ans")
 
 
 def params(seed: int) -> dict[str, np.ndarray]:
@@ -75,4 +88,86 @@ def test_damage_is_refused() -> None:
             version = receive(bytes(altered), START, START.params, INT8)
         except CodecError:
             continue
-        assert version.number != 1, "nothing but the number it leads to, which its hash does not have, was altered"
+        assert version.number != 1, (
+            "nothing but the number it leads to, which its hash does not have, was altered"
+        )
+
+
+def walk(masks: list[Masks], sizes: int = 3) -> tuple[list[bytes], list[Version]]:
+    """Steps of the exact codec over a random walk whose steps change in size, and the versions between."""
+    rng = np.random.default_rng(5)
+    shapes = {"w": (40, 60), "b": (40,), "n.running_var": (40,)}
+    params = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+    steps, versions = [], [first(params, masks[0], EXACT)]
+    for number, after in enumerate(masks[1:]):
+        size = 10.0 ** -(1 + number % sizes)
+        params = {
+            name: value + rng.normal(0, size, value.shape).astype(np.float32)
+            for name, value in params.items()
+        }
+        step, held = advance(versions[-1], params, after, EXACT)
+        steps.append(step)
+        versions.append(held)
+    return steps, versions
+
+
+@pytest.mark.parametrize("sizes", [1, 3])
+def test_steps_of_an_exact_codec_as_one_lead_to_the_same_bytes(sizes: int) -> None:
+    """From every version to every later one; equal steps are shorter as one than side by side."""
+    steps, versions = walk([{}] * 9, sizes)
+    for base in range(8):
+        for end in range(base + 2, 9):
+            moves = [moves_of(step, versions[end], EXACT) for step in steps[base:end]]
+            one = merged(steps[base:end], [each for each in moves if each], versions[end], EXACT)
+            assert one is not None
+            got = receive(one, versions[base], versions[0].params, EXACT)
+            assert (got.number, got.hash) == (end, versions[end].hash)
+            if sizes == 1:
+                assert len(one) < len(bundle(steps[base:end]))
+
+
+def test_one_step_for_several_may_begin_with_new_masks() -> None:
+    before = first({"w": np.ones((40, 60), np.float32)}, {}, EXACT)
+    masks = magnitude_masks({"w": np.random.default_rng(0).normal(size=(40, 60)).astype(np.float32)}, 0.5)
+    steps, versions = walk([{}, masks, masks, masks])
+    assert [changes_masks(step) for step in steps] == [True, False, False]
+    moves = [moves_of(step, versions[3], EXACT) for step in steps]
+    one = merged(steps, [each for each in moves if each], versions[3], EXACT)
+    assert one is not None
+    assert receive(one, versions[0], versions[0].params, EXACT).hash == versions[3].hash
+    with pytest.raises(CodecError):
+        receive(one, before, before.params, EXACT)
+
+
+def test_masks_cost_nothing_while_they_stay() -> None:
+    masks = magnitude_masks({"w": np.random.default_rng(0).normal(size=(40, 60)).astype(np.float32)}, 0.5)
+    steps, _ = walk([masks, masks, {}, masks])
+    assert [changes_masks(step) for step in steps] == [False, True, True]
+
+
+def test_a_new_device_makes_version_0_itself() -> None:
+    masks = magnitude_masks(START.params, 0.5)
+    zero = first(START.params, masks, EXACT)
+    step, after = advance(zero, params(1), masks, EXACT)
+
+    def begin() -> Params:
+        return START.params
+
+    got = receive(origin(zero) + step, None, START.params, EXACT, begin)
+    assert (got.number, got.hash) == (1, after.hash)
+    assert len(origin(zero)) < 60, "masks of 136 weights, half of them pruned"
+    assert receive(origin(zero) + step, zero, START.params, EXACT).hash == after.hash, "held already"
+    with pytest.raises(OriginError):
+        receive(origin(zero) + step, None, START.params, EXACT)
+    with pytest.raises(CodecError):
+        receive(origin(zero) + b"\0", None, START.params, EXACT, begin)
+
+
+def test_sums_that_cannot_be_exact_are_not_made() -> None:
+    """Weights beyond 16 lie on no grid of 2^-20 in float32."""
+    zero = first({"w": np.full((2, 4), 20.0, np.float32)}, {}, EXACT)
+    one, version = advance(zero, {"w": np.full((2, 4), 60.0, np.float32)}, {}, EXACT)
+    two, version = advance(version, {"w": np.full((2, 4), 20.0, np.float32)}, {}, EXACT)
+    three, version = advance(version, {"w": np.full((2, 4), 90.0, np.float32)}, {}, EXACT)
+    moves = [moves_of(step, version, EXACT) for step in (one, two, three)]
+    assert merged([one, two, three], [each for each in moves if each], version, EXACT) is None
