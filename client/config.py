@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedlite.budget import ROUND_TIME, budget_bytes
 from fedlite.config import option
 from fedlite.errors import SettingsError
 from fedlite.student_settings import StudentSettings
@@ -28,6 +29,13 @@ class Config:
     reservoir: int = option(10_000, "how many arrived samples to keep on disk")
     max_epochs: int = option(100, "most epochs done in a round on the server's word")
     max_parameters: int = option(20_000_000, "largest model taken on the server's word")
+    uplink_budget: str = option(
+        "", "most bytes of a report that this device sends, as 50kB; instead of the server's", metavar="BYTES"
+    )
+    link: str = option("", "or what this device's uplink carries, as 100kbit/s", metavar="RATE")
+    round_time: str = option(
+        "", f"how long it may send in a round, as 2min [{ROUND_TIME} with --link]", metavar="TIME"
+    )
     student: Path | None = option(
         None,
         "the server's recipe; a device reads its teacher from it",
@@ -54,6 +62,11 @@ class Config:
             raise SettingsError(
                 "the form of arriving samples is unknown", remedy="give --input-shape and --num-classes"
             )
+        _ = self.budget
+        if self.round_time and not self.link:
+            raise SettingsError(
+                f"--round-time is {self.round_time}, but no link is known", remedy="give --link with it"
+            )
         for name, least in (
             ("reservoir", 1),
             ("max_epochs", 1),
@@ -65,6 +78,11 @@ class Config:
                 raise SettingsError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}, at least {least} wanted"
                 )
+
+    @property
+    def budget(self) -> int:
+        """Most bytes of a report that this device's link bears; 0 is no limit but the server's."""
+        return budget_bytes(self.uplink_budget, self.link, self.round_time)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def take_part(config: Config, stop: Event) -> None:
             compute=config.device,
             limits=Limits(config.max_epochs, config.max_parameters),
             teacher=open_teacher(config.teacher),
+            uplink_budget=config.budget,
             folder=config.state_dir,
         )
         app = client_app(lambda context: device)

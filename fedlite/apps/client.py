@@ -18,8 +18,10 @@ from fedlite.apps.offer import (
     write_report,
 )
 from fedlite.apps.origin import make_origin
+from fedlite.budget import longest, told
 from fedlite.compress.codec import encode_with_feedback, memory_of
 from fedlite.compress.presets import codec_by_name
+from fedlite.compress.rate import check_adjustable, fit
 from fedlite.downlink import NOTHING_HELD, WHOLE_WANTED, Version, receive
 from fedlite.errors import CodecError, DataError, OriginError, ReplayError, SettingsError
 from fedlite.flower import ClientApp, Context, Message, RecordDict
@@ -92,6 +94,8 @@ def prepare(device: Device, offer: Offer) -> Task | RecordDict:
         return write_report(held.pending.envelope)
     _check_bearable(manifest, device.limits)
     _check_teacher(manifest, device.teacher)
+    if device.uplink_budget or manifest.uplink_budget:
+        check_adjustable(codec_by_name(manifest.uplink_codec))
     try:
         version = _receive(device, offer, held.version)
     except OriginError as error:
@@ -132,13 +136,10 @@ def finish(task: Task, result: "TrainResult") -> RecordDict:
     manifest, version, held = task.manifest, task.version, task.held
     update = subtract(result.params, version.params)
     check_finite(update)
-    chance = generator(task.seed, "codec")
-    codec = codec_by_name(manifest.uplink_codec)
-    payload, rest = encode_with_feedback(codec, update, task.owed, masks=version.masks, generator=chance)
-    metrics = {"loss": result.loss, "accuracy": result.accuracy, **task.drawn.metrics}
-    report = Report(result.num_examples, metrics, payload)
     seq = max(held.seq + 1, manifest.round_num << 16)  # rises even if this device's memory was lost
-    envelope = task.device.sender.send(pack(report), manifest.context, seq)
+    send = partial(task.device.sender.send, context=manifest.context, seq=seq)
+    report, rest = _report(task, result, update, lambda report: len(send(pack(report))))
+    envelope = send(pack(report))
     _log_round(manifest.round_num, report, len(envelope))
     before = task.before if task.before is not None else zeros_like(update)
     lost = {**_without_statistics(add(update, before)), **memory_of(before)}
@@ -147,6 +148,25 @@ def finish(task: Task, result: "TrainResult") -> RecordDict:
         replace(held, round_num=manifest.round_num, seq=seq, version=version, pending=pending)
     )
     return write_report(envelope)
+
+
+def _report(
+    task: Task, result: "TrainResult", update: Update, size: Callable[[Report], int]
+) -> tuple[Report, Update]:
+    """(the report, what is owed after it), as fine as the budget allows; `size` is of what leaves the device."""
+    codec, chance = codec_by_name(task.manifest.uplink_codec), generator(task.seed, "codec")
+    metrics = {"loss": result.loss, "accuracy": result.accuracy, **task.drawn.metrics}
+    count, owed, masks = result.num_examples, task.owed, task.version.masks
+    own = task.device.uplink_budget
+    budget = own or task.manifest.uplink_budget
+    if not budget:
+        payload, rest = encode_with_feedback(codec, update, owed, masks=masks, generator=chance)
+        return Report(count, metrics, payload), rest
+    empty = size(Report(count, {**metrics, **longest(own)}, b""))
+    payload, rest, deviations = fit(
+        codec, update, owed, budget, overhead=empty, masks=masks, generator=chance
+    )
+    return Report(count, {**metrics, **told(deviations, own)}, payload), rest
 
 
 def _check_teacher(manifest: Manifest, teacher: Teacher | None) -> None:

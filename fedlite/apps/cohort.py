@@ -10,6 +10,7 @@ from typing import Any
 from fedlite.apps.door import Door
 from fedlite.apps.offer import NEVER_COUNTED, Manifest, Offer, read_answer, write_offer
 from fedlite.apps.payloads import Payloads, Recent
+from fedlite.budget import recorded
 from fedlite.compress.presets import codec_by_name
 from fedlite.downlink import NOTHING_HELD, WHOLE_WANTED
 from fedlite.errors import PeerError, QuorumError
@@ -238,6 +239,7 @@ class Exchange:
             "bytes_up": result.payload_bytes,
             "num_examples": result.num_examples,
             "seconds": round(time.monotonic() - self._asked[node], 3),
+            **recorded(result.metrics, self.manifest.uplink_budget),
         }
         self.courier.holds[party.client_id] = self.model.held.number
 

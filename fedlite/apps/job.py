@@ -16,7 +16,9 @@ from fedlite.apps.model import choose, open_test, score, write
 from fedlite.apps.origin import write_origin
 from fedlite.apps.server import Job, make_rule
 from fedlite.apps.settings import JobSettings
+from fedlite.budget import longest
 from fedlite.compress.presets import codec_by_name
+from fedlite.compress.rate import check_adjustable, too_small
 from fedlite.errors import SettingsError, StateError, StorageError, UpdateError
 from fedlite.ledger.store import Ledger
 from fedlite.modules import module_of
@@ -24,9 +26,10 @@ from fedlite.results.folder import ROWS_FILE
 from fedlite.results.lines import write_whole
 from fedlite.rounds import Model, Rule
 from fedlite.seeds import derive
+from fedlite.tensors import zeros_like
 from fedlite.train_settings import TrainSettings
 from fedlite.types import Params
-from fedlite.uplink import Receiver
+from fedlite.uplink import Receiver, clear_size
 
 if TYPE_CHECKING:
     from fedlite.data.base import Dataset
@@ -89,13 +92,24 @@ class Workshop:
         TrainSettings(**settings.train_settings() | dict(rule.client_settings()))
         for name in (settings.uplink_codec, settings.downlink_codec):
             codec_by_name(name)
+        if settings.budget or settings.round_time:
+            check_adjustable(codec_by_name(settings.uplink_codec))
         if new:
             spec, params = self.initial()
+            self._check_budget(params)
             if self.test is not None:
                 one = self.test.take(np.arange(1))
                 score(spec, settings.bits, params, one)
                 if settings.arithmetic == "int8" or settings.teacher is not None:
                     self._try(spec, params, one)
+
+    def _check_budget(self, params: Params) -> None:
+        """SettingsError where not even an update of zeros would fit."""
+        budget, codec = self.settings.budget, codec_by_name(self.settings.uplink_codec)
+        metrics = {"loss": 0.5, "accuracy": 0.5, **longest(0)}
+        least = clear_size(metrics, len(codec.encode(zeros_like(params)))) if budget else 0
+        if budget < least:
+            raise too_small(budget, least)
 
     def _try(self, spec: str, params: Params, one: "Dataset") -> None:
         """Train on one sample as clients will: what they would refuse is refused here."""

@@ -44,6 +44,9 @@ class Manifest:
         ""  # how the initial model is made, as fedlite.apps.origin has it; nothing where it is given
     )
     teacher: str = ""  # name of the model whose soft labels the round is taught by, or none
+    uplink_budget: int = (
+        0  # most bytes of a report, as sealed, of a device that has no limit of its own; 0: any
+    )
 
     @cached_property
     def text(self) -> bytes:
@@ -138,7 +141,7 @@ def _manifest(text: bytes) -> Manifest:
         raise FrameError(f"manifest is not one this version knows: {error}") from error
     if manifest.text != text:
         raise FrameError("manifest is not in canonical form")
-    numbers = (manifest.round_num, manifest.version, manifest.seed)
+    numbers = (manifest.round_num, manifest.version, manifest.seed, manifest.uplink_budget)
     texts = (
         manifest.model,
         manifest.uplink_codec,

@@ -235,6 +235,7 @@ class _Course:
             seed=settings.seed,
             origin=model.origin,
             teacher=self.job.teacher,
+            uplink_budget=settings.budget,
         )
 
 
@@ -256,6 +257,7 @@ def _row(
         "train_loss": metrics.get("loss"),
         "train_accuracy": metrics.get("accuracy"),
         "prequential": metrics.get("prequential"),
+        "deviations": metrics.get("deviations"),
         "num_clients": tally.count,
         "clients": tally.clients,
         "dropped": tally.dropped,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from fedlite.budget import ROUND_TIME, budget_bytes
 from fedlite.config import option
 from fedlite.errors import SettingsError
 from fedlite.student_settings import StudentSettings
@@ -52,6 +53,13 @@ class JobSettings(StudentSettings):
     )
     uplink_codec: str = option("int8", "how updates are coded")
     downlink_codec: str = option("int8", "how model versions are coded")
+    uplink_budget: str = option(
+        "", "most bytes of a report, as 50kB; updates are coded as finely as fits", metavar="BYTES"
+    )
+    link: str = option("", "or what clients' uplinks carry, as 100kbit/s", metavar="RATE")
+    round_time: str = option(
+        "", f"how long a client may send in a round, as 2min [{ROUND_TIME} with --link]", metavar="TIME"
+    )
     evaluate_every: int = option(1, "test the model every so many rounds; 0 is never")
     seed: int = option(0, "the run's seed: same seed, same bytes")
     run_dir: Path | None = option(None, "folder for results", metavar="DIR")
@@ -76,6 +84,21 @@ class JobSettings(StudentSettings):
         if not self.deadline_seconds > 0:
             raise SettingsError(f"--deadline-seconds is {self.deadline_seconds}, above 0 wanted")
         TrainSettings(**self.train_settings())
+        _ = self.budget
+        if self.round_time and not (self.link or self.has_links):
+            raise SettingsError(
+                f"--round-time is {self.round_time}, but no link is known", remedy="give --link with it"
+            )
+
+    @property
+    def budget(self) -> int:
+        """Most bytes of a report, of clients that have no limit of their own; 0 is no limit."""
+        return budget_bytes(self.uplink_budget, self.link, self.round_time)
+
+    @property
+    def has_links(self) -> bool:
+        """Whether each client's own link is known."""
+        return False
 
     def train_settings(self) -> dict[str, Any]:
         """The fields of TrainSettings, as sent to clients."""

@@ -133,10 +133,7 @@ def _next(tried: list[Choice], budget: int) -> float | None:
         return COARSEST
     finer = [each for each in over if fine is None or each.deviations < fine.deviations]
     large = max(finer, key=lambda each: each.deviations, default=None)
-    if fine is not None and large is not None:
-        log = _between(large, fine, tried, budget)
-    else:
-        log = _beyond(tried, budget)
+    log = _between(large, fine, tried, budget) if fine and large else _beyond(tried, budget)
     following = _on_grid(math.exp(log))
     if all(following != each.deviations for each in tried):
         return following
@@ -145,7 +142,9 @@ def _next(tried: list[Choice], budget: int) -> float | None:
 
 def _between(large: Choice, fine: Choice, tried: list[Choice], budget: int) -> float:
     """Where the line from one to the other meets what is aimed at; the middle, if one end stays where it is."""
-    part = math.log(large.payload_bytes / (_AIM * budget)) / math.log(large.payload_bytes / fine.payload_bytes)
+    part = math.log(large.payload_bytes / (_AIM * budget)) / math.log(
+        large.payload_bytes / fine.payload_bytes
+    )
     if len({each.payload_bytes > budget for each in tried[-2:]}) == 1:
         part = 0.5
     part = min(max(part, 0.1), 0.9)
