@@ -1,16 +1,21 @@
 """Codecs by name: presets, and texts that name the parts, as `topk:0.01+int8+zstd:3`."""
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TypeVar
 
 from fedlite.compress.ans import Ans
 from fedlite.compress.codec import Codec
+from fedlite.compress.eden import Eden
+from fedlite.compress.float16 import Float16
 from fedlite.compress.float32 import Float32
-from fedlite.compress.int8 import Int8
+from fedlite.compress.int8 import Int2, Int4, Int8
+from fedlite.compress.pack import Bits
 from fedlite.compress.powersgd import LowRank
 from fedlite.compress.randomk import RandomK
+from fedlite.compress.ring import Ring
+from fedlite.compress.sign import Sign
 from fedlite.compress.slots import Compressor, Filter, Serializer
 from fedlite.compress.step import Step
 from fedlite.compress.threshold import Threshold
@@ -40,18 +45,27 @@ FILTERS: Mapping[str, Callable[..., Filter]] = MappingProxyType(
         "lowrank": LowRank,
     }
 )
+_INTEGERS = {"int8": Int8, "int4": Int4, "int2": Int2}
 SERIALIZERS: Mapping[str, Callable[..., Serializer]] = MappingProxyType(
     {
-        "int8": Int8,
-        "int8-tensor": lambda: Int8(per_channel=False),
-        "int8-random": lambda: Int8(stochastic=True),
+        **_INTEGERS,
+        **{f"{name}-tensor": partial(kind, per_channel=False) for name, kind in _INTEGERS.items()},
+        **{f"{name}-random": partial(kind, stochastic=True) for name, kind in _INTEGERS.items()},
         "step": Step,
         "exact": lambda deviations=2.0: Step(deviations, exact=True),
+        "sign": Sign,
+        "eden": Eden,
+        "drive": partial(Eden, 1),
+        "ring": Ring,
+        "ring-random": partial(Ring, stochastic=True),
+        "float16": Float16,
         "float32": Float32,
         "plain": lambda: Float32(planar=False),
     }
 )
-COMPRESSORS: Mapping[str, Callable[..., Compressor]] = MappingProxyType({"zstd": Zstd, "ans": Ans})
+COMPRESSORS: Mapping[str, Callable[..., Compressor]] = MappingProxyType(
+    {"zstd": Zstd, "ans": Ans, "bits": Bits}
+)
 
 
 @lru_cache(64)
@@ -79,9 +93,13 @@ def codec_by_name(name: str) -> Codec:
 
 def _made(make: Callable[..., Part], text: str, numbers: list[str]) -> Part:
     try:
-        return make(*(float(each) if "." in each else int(each) for each in numbers))
+        return make(*map(_number, numbers))
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{text!r} is no part of a codec: {error}") from None
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdecimal() else float(text)
 
 
 def _unknown(name: str) -> SettingsError:

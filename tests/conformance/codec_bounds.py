@@ -5,9 +5,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedlite.compress.codec import Codec
+from fedlite.compress.eden import Eden
+from fedlite.compress.float16 import Float16
 from fedlite.compress.float32 import Float32
+from fedlite.compress.hadamard import Doubles
 from fedlite.compress.int8 import Int8
 from fedlite.compress.layout import MIN_MATRIX
+from fedlite.compress.ring import Ring
+from fedlite.compress.sign import Sign
 from fedlite.compress.step import FINER, Step
 from fedlite.types import Array, Masks, is_statistic
 from tests.conformance.codec_cases import live
@@ -33,11 +38,14 @@ def check_error(codec: Codec, update: Mapping[str, Array], got: Mapping[str, Arr
 
 
 def check_statistic(codec: Codec, want: Array, got: Array) -> None:
-    """Exact, or the upper 16 bits, rounded to nearest: within 2^-8 (of 2^-126, below that)."""
-    if isinstance(codec.serializer, Float32 | Int8):
+    """Exact; or the upper 16 bits, rounded to nearest: within 2^-8 (of 2^-126, below that); or fixed point."""
+    error = np.abs(got.astype(np.float64) - want)
+    if isinstance(codec.serializer, Float32 | Int8 | Float16):
         assert got.tobytes() == np.ascontiguousarray(want).tobytes()
+    elif isinstance(codec.serializer, Ring):
+        _check_ring(codec.serializer, want, got, 2.0**-16, 32)
     else:
-        assert (np.abs(got.astype(np.float64) - want) <= np.maximum(np.abs(want), 2.0**-126) * 2.0**-8).all()
+        assert (error <= np.maximum(np.abs(want), 2.0**-126) * 2.0**-8).all()
 
 
 def _check_weights(codec: Codec, want: Mapping[str, Array], got: Mapping[str, Array], masks: Masks) -> None:
@@ -47,18 +55,58 @@ def _check_weights(codec: Codec, want: Mapping[str, Array], got: Mapping[str, Ar
     for name, value in want.items():
         if isinstance(serializer, Float32):
             assert got[name].tobytes() == np.ascontiguousarray(value).tobytes()
+        elif isinstance(serializer, Float16):
+            _check_half(value, got[name])
         elif isinstance(serializer, Int8):
             _check_levels(serializer, value, got[name])
+        elif isinstance(serializer, Ring):
+            _check_ring(serializer, value, got[name], serializer.step, serializer.bits)
+        elif isinstance(serializer, Sign | Eden):
+            alive = masks.get(name, np.ones(value.shape, bool))
+            check = _check_sign if isinstance(serializer, Sign) else _check_eden
+            check(value[alive].astype(np.float64), got[name][alive].astype(np.float64))
 
 
 def _check_levels(serializer: Int8, value: Array, got: Array) -> None:
-    """Half a step (a whole one, rounded at random), where a step is 1/127 of a row's peak and at most 1/256 more."""
+    """Half a step (a whole one, rounded at random), where a step is 1/top of a row's peak and at most 1/256 more."""
     own = serializer.per_channel and value.ndim >= 2 and value.shape[0] and value.size >= 16 * value.shape[0]
     exact = value.reshape(value.shape[0] if own else 1, -1).astype(np.float64)
     peaks = np.abs(exact).max(axis=1, initial=0, keepdims=True)
-    bound = peaks / 127 * (1 + 2**-8) * (1 if serializer.stochastic else 0.5) * ROOM
-    bound = np.where(peaks < 127 * 2.0**-126, peaks, bound)
+    top = {"int8": 127, "int4": 7, "int2": 1}[serializer.key.removesuffix("-tensor")]
+    bound = peaks / top * (1 + 2**-8) * (1 if serializer.stochastic else 0.5) * ROOM
+    bound = np.where(peaks < top * 2.0**-126, peaks, bound)
     assert (np.abs(got.reshape(exact.shape) - exact) <= bound).all()
+
+
+def _check_half(value: Array, got: Array) -> None:
+    """Half a unit of 11 bits, of 2^-24 below 2^-14; cut at 65504."""
+    wide = np.clip(value.astype(np.float64), -65504, 65504)
+    assert (np.abs(got - wide) <= np.maximum(np.abs(wide) * 2.0**-11, 2.0**-25)).all()
+
+
+def _check_ring(serializer: Ring, value: Array, got: Array, step: float, bits: int) -> None:
+    """Half a step (a whole one at random), and float32's rounding; cut so that sums fit."""
+    limit = (2 ** (bits - 1) - 1) // serializer.clients * step
+    wide = np.clip(value.astype(np.float64), -limit, limit)
+    bound = step * (1 if serializer.stochastic else 0.5) * ROOM + np.abs(wide) * 2.0**-23
+    assert (np.abs(got - wide) <= bound).all()
+
+
+def _check_sign(value: Doubles, got: Doubles) -> None:
+    """Signs, at the mean magnitude to 8 bits; nothing at all in tensors of next to nothing."""
+    mean = np.abs(value).mean() if value.size else 0.0
+    assert (np.abs(np.abs(got) - mean) <= max(mean, 2.0**-126) * 2.0**-8).all()
+    assert ((got < 0) == (value < 0)).all() or not got.any()
+
+
+def _check_eden(value: Doubles, got: Doubles) -> None:
+    """In the vector's direction as long as the vector: ⟨got, value⟩ = |value|², what the unbiased scale is made for.
+
+    But for blocks whose scale is too large, or too small, for a float32.
+    """
+    square = float((value**2).sum())
+    if 1e-60 < square < 1e60:
+        np.testing.assert_allclose(float((value * got).sum()), square, rtol=1e-5)
 
 
 def _check_step(serializer: Step, want: Mapping[str, Array], got: Mapping[str, Array], masks: Masks) -> None:

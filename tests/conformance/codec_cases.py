@@ -11,7 +11,22 @@ from fedlite.types import Array, Masks
 
 Bools = NDArray[np.bool_]
 
-ALONE = ("int8", "int8-tensor", "float32", "plain", "step:2", "exact:2")  # serializers without compressors
+ALONE = (
+    "int8",
+    "int8-tensor",
+    "float32",
+    "plain",
+    "step:2",
+    "exact:2",
+    "int4",
+    "int2-tensor",
+    "float16",
+    "sign",
+    "eden:1",
+    "eden:3",
+    "ring:16:0.001:100",
+    "ring:32:1e-6",
+)  # serializers without compressors
 COMPOSED = (
     "int8+zstd:1+zstd:9",
     "int8-random+zstd:1",
@@ -20,6 +35,21 @@ COMPOSED = (
     "step:0.1+ans",
     "topk:0.5+int8+zstd:3",
     "topk:0.1+step:2+ans",
+    "int4+bits",
+    "int4-random+ans",
+    "int2-random+bits+zstd:1",
+    "int2-tensor+ans",
+    "step:1+bits",
+    "float16+zstd:3",
+    "sign+zstd:1",
+    "drive",
+    "eden:2",
+    "eden:4",
+    "ring:16:0.01:10+ans",
+    "ring-random:32:0.0001:5+zstd:1",
+    "topk:0.1+int4+bits",
+    "lowrank:2+float16",
+    "randomk:0.2+sign",
     "topk-layer:0.05+int8+ans",
     "randomk:0.05+int8+zstd:1",
     "randomk:0.3:1+step:1+ans",

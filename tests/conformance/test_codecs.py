@@ -22,12 +22,29 @@ every_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 both_sizes = pytest.mark.parametrize("model", [small, large])
 Model = Callable[..., tuple[dict[str, Array], dict[str, NDArray[np.bool_]]]]
 
-IDEMPOTENT = ["int8", "int8-tensor", "float32", "plain", "int8+ans", "int8+zstd:1+zstd:9"]
+IDEMPOTENT = [
+    "int4+bits",
+    "int2-tensor+ans",
+    "float16+zstd:3",
+    "ring:16:0.01:10+ans",
+    "int8",
+    "int8-tensor",
+    "float32",
+    "plain",
+    "int8+ans",
+    "int8+zstd:1+zstd:9",
+]
 BYTES: dict[str, Callable[[int, int, int, int], int]] = {  # of W weights, S statistics, R channels, T tensors
     "int8": lambda w, s, r, t: 2 * r + w + 4 * s,
     "int8-tensor": lambda w, s, r, t: 2 * t + w + 4 * s,
     "float32": lambda w, s, r, t: 4 * (w + s),
     "plain": lambda w, s, r, t: 4 * (w + s),
+    "int4": lambda w, s, r, t: 2 * r + w + 4 * s,
+    "int2-tensor": lambda w, s, r, t: 2 * t + w + 4 * s,
+    "float16": lambda w, s, r, t: 2 * w + 4 * s,
+    "sign": lambda w, s, r, t: 2 * t + -(-w // 8) + 2 * s,
+    "ring:16:0.1": lambda w, s, r, t: 2 * w + 4 * s,
+    "ring:32:0.1": lambda w, s, r, t: 4 * (w + s),
     "step": lambda w, s, r, t: 7 + 2 * w + 2 * s,
     "exact": lambda w, s, r, t: 7 + 2 * w + 2 * s,
 }
