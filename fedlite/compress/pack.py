@@ -67,6 +67,11 @@ class Bits:
 
 def packed(values: NDArray[Any], width: int) -> bytes:
     """The lowest `width` ≤ 16 bits of each value, lowest first; the last byte is filled with zeros."""
+    if width and 8 % width == 0:
+        several = np.zeros((-(-len(values) // (8 // width)), 8 // width), np.uint8)
+        several.reshape(-1)[: len(values)] = values.astype(np.uint8) & np.uint8((1 << width) - 1)
+        whole: NDArray[np.uint8] = np.bitwise_or.reduce(several << _shifts(width), axis=1)
+        return whole.tobytes()
     octets = 1 if width <= 8 else 2
     parts = []
     for begin in range(0, len(values) if width else 0, _AT_ONCE):
@@ -79,8 +84,13 @@ def packed(values: NDArray[Any], width: int) -> bytes:
 
 def unpacked(data: bytes, count: int, width: int) -> NDArray[np.uint16]:
     """The inverse; CodecError unless the last byte is filled with zeros. `data` has the right length."""
-    found = np.zeros(count, "<u2")
     raw = np.frombuffer(data, np.uint8)
+    if width and 8 % width == 0:
+        several = ((raw[:, np.newaxis] >> _shifts(width)) & np.uint8((1 << width) - 1)).reshape(-1)
+        if several[count:].any():
+            raise CodecError("payload holds bits behind its last value")
+        return several[:count].astype("<u2")
+    found = np.zeros(count, "<u2")
     for begin in range(0, count if width else 0, _AT_ONCE):
         size = min(_AT_ONCE, count - begin)
         first = begin * width // 8
@@ -91,6 +101,10 @@ def unpacked(data: bytes, count: int, width: int) -> NDArray[np.uint16]:
         octets = np.packbits(bits[: size * width].reshape(size, width), axis=1, bitorder="little")
         found[begin : begin + size].view(np.uint8).reshape(size, 2)[:, : octets.shape[1]] = octets
     return found
+
+
+def _shifts(width: int) -> NDArray[np.uint8]:
+    return np.arange(0, 8, width, dtype=np.uint8)
 
 
 def _kind(plane: Plane) -> str:
