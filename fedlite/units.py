@@ -36,5 +36,7 @@ def _number(text: str, units: dict[str, float], kind: str, forms: str) -> float:
         raise SettingsError(f"{text[:64]!r} is not {kind}", remedy=f"write it as {forms}")
     value = float(found[1]) * units[found[2]]
     if not 0 < value < _LARGEST or not math.isfinite(value):
-        raise SettingsError(f"{text[:64]!r} is not {kind} above 0 and below 2⁵³", remedy=f"write it as {forms}")
+        raise SettingsError(
+            f"{text[:64]!r} is not {kind} above 0 and below 2⁵³", remedy=f"write it as {forms}"
+        )
     return value

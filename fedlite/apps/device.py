@@ -145,9 +145,7 @@ class Device:
     compute: str = "cpu"
     limits: Limits = Limits()
     teacher: Teacher | None = None
-    uplink_budget: int = (
-        0  # most bytes of a report that its own link bears, as sealed; 0: what the server says
-    )
+    uplink_budget: int = 0  # most bytes of a sealed report that its own link bears; 0: what the server says
     folder: Path | None = None  # for what is measured once on this device
     versions: MutableMapping[str, Version] = field(default_factory=WeakValueDictionary)  # by number and hash
 

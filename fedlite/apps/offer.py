@@ -44,9 +44,7 @@ class Manifest:
         ""  # how the initial model is made, as fedlite.apps.origin has it; nothing where it is given
     )
     teacher: str = ""  # name of the model whose soft labels the round is taught by, or none
-    uplink_budget: int = (
-        0  # most bytes of a report, as sealed, of a device that has no limit of its own; 0: any
-    )
+    uplink_budget: int = 0  # most bytes of a sealed report, of devices without a limit of their own; 0: any
 
     @cached_property
     def text(self) -> bytes:

@@ -6,7 +6,7 @@ secant steps on both logarithms find it, and what does not fit is owed, as alway
 """
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -32,9 +32,6 @@ class Choice:
     payload_bytes: int
 
 
-Search = Generator[float, int, Choice]
-
-
 def check_adjustable(codec: Codec) -> None:
     """SettingsError for a codec whose sizes cannot be chosen."""
     if not isinstance(codec.serializer, Step) or codec.serializer.fixed:
@@ -51,25 +48,21 @@ def with_deviations(codec: Codec, deviations: float) -> Codec:
     return replace(codec, serializer=replace(codec.serializer, deviations=deviations))
 
 
-def search(codec: Codec, budget_bytes: int) -> Search:
-    """Asks for the payload's bytes at one step after another, at most MOST_TRIES; ends with the choice.
+def choose(codec: Codec, budget_bytes: int, size_of: Callable[[Codec], int]) -> Choice:
+    """The finest of the steps tried whose payload fits; if none does, the coarsest there is.
 
-    That is the finest of the steps tried that fit; if none does, the coarsest there is, with more bytes than allowed.
-    Sizes alone decide, so a search gives the same wherever sizes are computed. SettingsError as `check_adjustable`.
+    `size_of` says how many bytes the payload has with a codec; it is asked MOST_TRIES times at most. Sizes alone
+    decide, so the choice is the same wherever they are computed. SettingsError as `check_adjustable`.
     """
     check_adjustable(codec)
     assert isinstance(codec.serializer, Step)
     tried: list[Choice] = []
     following: float | None = _on_grid(codec.serializer.deviations) if budget_bytes > 0 else COARSEST
     while following is not None:
-        size = yield following
-        tried.append(Choice(following, size))
+        tried.append(Choice(following, size_of(with_deviations(codec, following))))
         following = _next(tried, budget_bytes)
-    return min(
-        (each for each in tried if each.payload_bytes <= budget_bytes),
-        key=lambda each: each.deviations,
-        default=tried[-1],
-    )
+    fits = [each for each in tried if each.payload_bytes <= budget_bytes]
+    return min(fits, key=lambda each: each.deviations, default=tried[-1])
 
 
 def too_small(budget_bytes: int, smallest: int) -> SettingsError:
@@ -98,16 +91,11 @@ def fit(
     names the smallest that works.
     """
     whole, memory = owing(update, residual)
-    tries = search(codec, budget_bytes - overhead)
-    deviations = next(tries)
-    while True:
-        now = with_deviations(codec, deviations)
-        size = payload_size(now, whole, memory, masks=masks, generator=deepcopy(generator))
-        try:
-            deviations = tries.send(size)
-        except StopIteration as end:
-            chosen: Choice = end.value
-            break
+
+    def size_of(trial: Codec) -> int:
+        return payload_size(trial, whole, memory, masks=masks, generator=deepcopy(generator))
+
+    chosen = choose(codec, budget_bytes - overhead, size_of)
     if chosen.payload_bytes + overhead > budget_bytes:
         raise too_small(budget_bytes, chosen.payload_bytes + overhead)
     best = with_deviations(codec, chosen.deviations)

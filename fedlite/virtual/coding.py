@@ -4,8 +4,8 @@ The bits do not depend on the block. What is neither int8 nor a step by a compil
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import zstandard
@@ -16,11 +16,13 @@ from fedlite.compress.codec import OVERHEAD, Codec, encode_with_feedback
 from fedlite.compress.int8 import Int8
 from fedlite.compress.layout import Layout, layout_of
 from fedlite.compress.planes import size_of
+from fedlite.compress.rate import check_adjustable, fit
 from fedlite.compress.step import Step
 from fedlite.compress.zstd import Zstd
-from fedlite.errors import UpdateError
+from fedlite.errors import SettingsError, UpdateError
 from fedlite.seeds import generator
 from fedlite.types import Array, Masks, Params, Update, is_statistic
+from fedlite.virtual.fitted import Budgets, Rows, fit_rows
 from fedlite.virtual.kernel.build import available
 from fedlite.virtual.kernel.int8 import bodies_of, pieces_of
 from fedlite.virtual.kernel.reduce import largest_rows
@@ -38,13 +40,16 @@ class Coded:
     `sizes` (B): bytes of each payload. `decoded` (B, size): what the server reads in it. `residual` (B, size +
     memory): what each client owes afterwards, and what the codec's filters remember of it; None for a lossless codec.
     `finite` (B): False where a value is NaN or infinite, which `encode` refuses: size and decoded are then 0, and what
-    was owed is still owed.
+    was owed is still owed. So it is for the `failed`, with the reason, which a budget does not suffice for.
+    `deviations` (B) are the steps chosen; None without budgets.
     """
 
     sizes: NDArray[np.int64]
     decoded: Array
     residual: Array | None
     finite: NDArray[np.bool_]
+    deviations: NDArray[np.float64] | None = None
+    failed: Mapping[int, str] = field(default_factory=dict)
 
 
 def code_rows(
@@ -56,21 +61,25 @@ def code_rows(
     masks: Masks,
     seeds: Sequence[int],
     threads: int = 1,
+    budgets: Budgets | None = None,
 ) -> Coded:
     """`encode_with_feedback` and `decode` of each row (B, size), tensors in the order of `like`.
 
     `rows` and `owed` (B, size + memory) are used up: the result lies in their memory. Without `owed` nobody owes
     anything; a row of zeros in it is a client that owes nothing. `seeds` are the clients' own, for a codec that draws.
-    Raises SettingsError for masks that do not fit the model.
+    With `budgets`, `rate.fit` of each row. Raises SettingsError for masks that do not fit the model, and for budgets
+    with a codec that has no step to choose.
     """
+    if budgets is not None:
+        check_adjustable(codec)
     if codec.lossless:
         return _lossless(codec, rows, owed, like, masks, threads)
     serializer = codec.serializer
     if type(serializer) is Int8 and not (codec.filters or serializer.stochastic) and available() is None:
         return _int8(codec, serializer, rows, owed, like, masks, threads)
     if type(serializer) is Step and _in_steps(codec, serializer) and available() is None:
-        return _step(serializer, rows, owed, like, masks, threads)
-    return _one_by_one(codec, rows, owed, like, masks, seeds)
+        return _step(codec, serializer, rows, owed, like, masks, threads, budgets)
+    return _one_by_one(codec, rows, owed, like, masks, seeds, budgets)
 
 
 def _in_steps(codec: Codec, step: Step) -> bool:
@@ -79,10 +88,22 @@ def _in_steps(codec: Codec, step: Step) -> bool:
     return not codec.filters and step == plain and codec.compressors == (Ans(),)
 
 
-def _step(step: Step, rows: Array, owed: Array | None, like: Params, masks: Masks, threads: int) -> Coded:
+def _step(
+    codec: Codec,
+    step: Step,
+    rows: Array,
+    owed: Array | None,
+    like: Params,
+    masks: Masks,
+    threads: int,
+    budgets: Budgets | None,
+) -> Coded:
     residual = np.empty_like(rows) if owed is None else owed
-    finite = np.empty(len(rows), np.uint8)
-    sizes = code_steps(step, spans_of(like, masks), rows, owed, residual, finite, threads)
+    finite, spans = np.empty(len(rows), np.uint8), spans_of(like, masks)
+    if budgets is not None:
+        found = fit_rows(codec, Rows(spans, rows, owed, residual, finite), budgets, threads)
+        return Coded(found.sizes, rows, residual, finite > 0, found.deviations, found.failed)
+    sizes = code_steps(step, spans, rows, owed, residual, finite, threads)
     return _coded([sizes], rows, residual, finite > 0)
 
 
@@ -131,27 +152,59 @@ def _lossless(
 
 
 def _one_by_one(
-    codec: Codec, rows: Array, owed: Array | None, like: Params, masks: Masks, seeds: Sequence[int]
+    codec: Codec,
+    rows: Array,
+    owed: Array | None,
+    like: Params,
+    masks: Masks,
+    seeds: Sequence[int],
+    budgets: Budgets | None,
 ) -> Coded:
+    layout_of(like, masks)  # so that only a budget can be too small
     kept = {name: np.zeros(shape, np.float32) for name, shape in codec.memory(like).items()}
     whole = {**like, **kept}
     size = rows.shape[1] + memory_width(codec, like)
     residual: Array = np.zeros((len(rows), size), np.float32) if owed is None else owed
     finite, sizes = np.ones(len(rows), np.bool_), np.zeros(len(rows), np.int64)
+    deviations, failed = np.zeros(len(rows)), dict[int, str]()
     for b, seed in enumerate(seeds):
         before = None if owed is None else _named(owed[b], whole)
         chance = generator(seed, "codec")
         try:
-            payload, rest = encode_with_feedback(
-                codec, _named(rows[b], like), before, masks=masks, generator=chance
+            payload, rest, deviations[b] = _encoded(
+                codec,
+                _named(rows[b], like),
+                before,
+                masks,
+                chance,
+                None if budgets is None else budgets.of(b),
             )
         except UpdateError:
             rows[b], finite[b] = 0, False
             continue
+        except SettingsError as error:
+            rows[b], finite[b], failed[b] = 0, False, str(error)
+            continue
         sizes[b] = len(payload) - OVERHEAD
         _put(codec.decode(payload, like, masks=masks), rows[b])
         _put({name: rest.get(name, zeros) for name, zeros in whole.items()}, residual[b])
-    return _coded([sizes], rows, residual, finite)
+    coded = _coded([sizes], rows, residual, finite)
+    return coded if budgets is None else replace(coded, deviations=deviations, failed=failed)
+
+
+def _encoded(
+    codec: Codec,
+    update: Update,
+    owed: Update | None,
+    masks: Masks,
+    chance: np.random.Generator,
+    budget: tuple[int, int] | None,
+) -> tuple[bytes, dict[str, Array], float]:
+    """(payload, new residual, deviations chosen or 0); `budget` is (bytes in all, those that are no payload)."""
+    if budget is None or not budget[0]:
+        return *encode_with_feedback(codec, update, owed, masks=masks, generator=chance), 0.0
+    most, overhead = budget
+    return fit(codec, update, owed, most, overhead=overhead, masks=masks, generator=chance)
 
 
 def _coded(
