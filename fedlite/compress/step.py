@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedlite.compress.layout import Layout, Tensor
 from fedlite.compress.planes import Plane, Planes, levels_of
 from fedlite.compress.slots import Chance
-from fedlite.compress.sums import in_turn, squares
+from fedlite.compress.sums import products, squares
 from fedlite.errors import CodecError, SettingsError
 from fedlite.types import Array
 
@@ -27,6 +27,7 @@ FINER = 8  # steps of small tensors in one of the others
 _HEAD = struct.Struct("<f3B")  # step, and where weights of level 1, 2 and above lie
 _SHIFTS = 3
 _FAR = 256  # parts of a step
+_PARTS = 1 << 16  # of a step, when means are taken
 _LONGEST = 1.5  # so that feedback of what was lost dies out, however little is read
 _LEAST, _MOST = 2.0**-120, 2.0**112  # of a step: levels times it, and an eighth of it, are normal and finite
 
@@ -55,10 +56,13 @@ class Step:
 
     def dump(self, weights: Array, statistics: Array, layout: Layout, chance: Chance) -> bytes:
         """The body."""
-        step = self._step(weights, layout)
-        levels, shifts = self._levels(weights, layout, step)
-        head = _HEAD.pack(_lengthened(step, shifts, weights, levels, layout), *shifts)
-        return b"".join((head, levels.tobytes(), halves(statistics).tobytes()))
+        sums = _squares(weights, layout)
+        step = self._step(sums, layout)
+        found, shifts = self._found(weights, layout, step)
+        step = _lengthened(step, shifts, weights, found, sum(sums))
+        levels = np.zeros(layout.weights, "<i2")
+        levels[found.places] = found.levels
+        return b"".join((_HEAD.pack(step, *shifts), levels.tobytes(), halves(statistics).tobytes()))
 
     def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]:
         """(weights, statistics); CodecError for a step or a statistic that `dump` never writes."""
@@ -71,66 +75,81 @@ class Step:
             raise CodecError(f"payload holds the level {-TOP - 1}; levels are -{TOP} to {TOP}")
         if not np.isfinite(statistics).all():
             raise CodecError("payload holds a statistic that is NaN or infinite")
-        return _weights(step, shifts, levels, layout), statistics
+        weights = np.zeros(layout.weights, np.float32)
+        places = np.flatnonzero(levels != 0)
+        weights[places] = _Found(places, levels[places], layout).read(step, shifts)
+        return weights, statistics
 
-    def _step(self, weights: Array, layout: Layout) -> float:
+    def _step(self, sums: tuple[float, float], layout: Layout) -> float:
         """A float32."""
         large = _large(layout)
         count = sum(span.stop - span.start for span in large) or layout.weights
-        square = _squares(weights, layout)[0 if large else 1] / max(count, 1)
+        square = sums[0 if large else 1] / max(count, 1)
         step = float(np.float32(min(self.deviations * math.sqrt(square), _MOST)))
         return 0.0 if step < _LEAST else step
 
-    def _levels(self, weights: Array, layout: Layout, step: float) -> tuple[NDArray[np.int16], list[int]]:
-        """Levels, and where weights of the first ones lie, in 256ths of a step."""
+    def _found(self, weights: Array, layout: Layout, step: float) -> tuple["_Found", list[int]]:
+        """Levels that are not zero, and where weights of the first ones lie, in 256ths of a step."""
         if step == 0:
-            return np.zeros(weights.size, np.int16), [0] * _SHIFTS
-        with np.errstate(over="ignore"):  # a small tensor's weights, where the matrices' are tiny: they are cut
+            return _Found(np.zeros(0, np.int64), np.zeros(0, np.int16), layout), [0] * _SHIFTS
+        with np.errstate(over="ignore"):  # of a small tensor's, where the matrices' are tiny: they are cut
             ratio = weights * np.float32(1 / step)
             for span in _small(layout):
                 ratio[span] *= FINER
-        np.clip(ratio, -TOP, TOP, out=ratio)
-        levels = (ratio + np.copysign(np.float32(1 - self.dead_zone), ratio)).astype("<i2")
-        places = np.flatnonzero(levels)
-        sizes = np.abs(levels[places])
-        rest = np.abs(ratio[places]) - sizes
-        kind = np.minimum(sizes, _SHIFTS) - 1
-        means = np.bincount(kind, rest, _SHIFTS) / np.maximum(np.bincount(kind, minlength=_SHIFTS), 1)
-        return levels, [int(each) for each in np.clip(np.rint((means + 0.5) * _FAR), 0, _FAR - 1)]
+        np.abs(ratio, out=ratio)
+        away = np.float32(1 - self.dead_zone)
+        places = np.flatnonzero(ratio + away >= 1)
+        ratio = np.minimum(ratio[places], np.float32(TOP))
+        sizes = (ratio + away).astype(np.int16)
+        levels = np.where(weights[places] < 0, -sizes, sizes)
+        return _Found(places, levels, layout), _shifts(sizes, ratio - sizes)
 
 
-def _lengthened(
-    step: float, shifts: list[int], weights: Array, levels: NDArray[np.int16], layout: Layout
-) -> float:
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """The levels that are not zero, and where they are."""
+
+    places: NDArray[np.int64]
+    levels: NDArray[np.int16]
+    layout: Layout
+
+    def read(self, step: float, shifts: list[int]) -> Array:
+        """What they stand for."""
+        table = _values(step, shifts, int(np.abs(self.levels).max(initial=_SHIFTS)))
+        values: Array = table[self.levels]
+        for span in _small(self.layout):
+            begin, end = np.searchsorted(self.places, (span.start, span.stop))
+            values[begin:end] /= FINER
+        return values
+
+
+def _shifts(sizes: NDArray[np.int16], rest: Array) -> list[int]:
+    """Where weights of levels of these sizes lie, by how much of a step more they are: the mean of each kind.
+
+    Added are whole 65536ths, which is exact in any order.
+    """
+    kind = np.minimum(sizes, _SHIFTS) - 1
+    parts = np.bincount(kind, np.rint(rest * np.float32(_PARTS)), _SHIFTS)
+    means = parts / np.maximum(np.bincount(kind, minlength=_SHIFTS) * _PARTS, 1)
+    return [int(each) for each in np.clip(np.rint((means + 0.5) * _FAR), 0, _FAR - 1)]
+
+
+def _lengthened(step: float, shifts: list[int], weights: Array, found: _Found, square: float) -> float:
     """The step by which what is read has the update's length in its direction: at most half as long again."""
-    places = np.flatnonzero(levels)
-    read = _values(step, shifts)[levels[places].view("<u2")]
-    for span in _small(layout):
-        begin, end = np.searchsorted(places, (span.start, span.stop))
-        read[begin:end] /= FINER
-    square = sum(_squares(weights, layout))
-    product = in_turn(weights[places].astype(np.float64) * read)
+    product = products(weights[found.places], found.read(step, shifts))
     if not 0 < product < square:
         return step
     return min(float(np.float32(step * min(square / product, _LONGEST))), _MOST)
 
 
-def _weights(step: float, shifts: list[int], levels: NDArray[np.int16], layout: Layout) -> Array:
-    """What these levels stand for."""
-    weights: Array = _values(step, shifts)[levels.view("<u2")]
-    for span in _small(layout):
-        weights[span] /= FINER
-    return weights
-
-
-def _values(step: float, shifts: list[int]) -> Array:
-    """The weight of each level, by its bits as a uint16."""
-    sizes = np.arange(TOP + 1, dtype=np.float32)
+def _values(step: float, shifts: list[int], top: int) -> Array:
+    """The weight of each level up to `top` ≥ 3; those of negative ones at negative indices."""
+    sizes = np.arange(top + 1, dtype=np.float32)
     sizes[1:] += np.float32(shifts[-1] / _FAR - 0.5)
     for place, shift in enumerate(shifts, 1):
         sizes[place] = place + shift / _FAR - 0.5
     sizes *= np.float32(step)
-    return np.concatenate([sizes, np.zeros(1, np.float32), -sizes[:0:-1]])
+    return np.concatenate([sizes, -sizes[:0:-1]])
 
 
 def halves(values: Array) -> NDArray[np.uint16]:

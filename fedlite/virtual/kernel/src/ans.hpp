@@ -42,9 +42,12 @@ public:
         ends_.clear();
     }
 
-    // Of a block that `end` ends.
-    void add(uint32_t symbol) { symbols_.push_back(symbol); }
-    void end() { ends_.push_back(int64_t(symbols_.size())); }
+    // The next block, of `count` symbols: room for them.
+    uint32_t* block(int64_t count) {
+        symbols_.resize(symbols_.size() + count);
+        ends_.push_back(int64_t(symbols_.size()));
+        return symbols_.data() + symbols_.size() - count;
+    }
 
     // `count` symbols below `alphabet`, whose frequencies are learned on the way: entropy.code.
     void code(const uint8_t* values, int64_t count, int64_t alphabet) {
@@ -53,11 +56,11 @@ public:
             uint32_t table[LARGEST_ALPHABET];
             learned(seen, alphabet, 2 * begin + alphabet, table);
             const int64_t stop = std::min(begin + size, count);
+            uint32_t* symbols = block(stop - begin);
             for (int64_t i = begin; i < stop; ++i) {
-                add(table[values[i]]);
+                *symbols++ = table[values[i]];
                 ++seen[values[i]];
             }
-            end();
             begin = stop;
             size = std::min(2 * size, LAST_BLOCK);
         }

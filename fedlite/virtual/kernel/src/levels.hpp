@@ -4,25 +4,14 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <vector>
 
-#include "ans.hpp"
+#include "frequencies.hpp"
 
-constexpr int CLASSES = 16, EMPTY = 15, CONTEXTS = 2 * EMPTY - 1;  // as in fedlite/compress/contexts.py
-constexpr int WIDTH = 64, ABSENT = 63, MIXED_UNIT = 8;               // frequencies.py, entropy.py
-constexpr int ESCAPE = 47, SHORT = 12, GROUPS = 8, STRENGTHS = 4, BUCKETS = 9;  // levels.py
+constexpr int CONTEXTS = 2 * EMPTY - 1;  // as in fedlite/compress/contexts.py
+constexpr int ESCAPE = 47, SHORT = 12, BUCKETS = 9;                  // levels.py
 constexpr int64_t SYMBOLS_EACH = 256;
-
-// Where decisions change, from those modules.
-struct Limits {
-    const double* class_shares;    // (EMPTY - 1) falling
-    const double* quarter_shares;  // (ABSENT - 1) falling
-    const int64_t* quarters;       // (ABSENT)
-    const double* group_means;     // (GROUPS - 1) rising
-    const double* strong;          // (STRENGTHS - 1) rising
-};
 
 // A matrix; where weights are pruned, which ones live.
 struct Matrix {
@@ -40,68 +29,6 @@ struct Level {
 struct Part {
     const Level* levels;
     int64_t count;
-};
-
-inline int rising(const double* limits, int count, double value) {
-    return int(std::upper_bound(limits, limits + count, value) - limits);
-}
-
-// How many of the falling limits are above the value.
-inline int falling(const double* limits, int count, double value) {
-    return int(std::partition_point(limits, limits + count, [=](double limit) { return value < limit; }) - limits);
-}
-
-// Tables of frequencies by how often symbols come: fedlite/compress/frequencies.py.
-template <int NUMBER>
-class Tables {
-public:
-    uint32_t seen[NUMBER * WIDTH] = {};
-    uint32_t symbols[NUMBER * WIDTH];  // as AnsSize takes them
-
-    // Codes the tables and then makes them.
-    void send(AnsSize& coder, const Limits& limits) {
-        uint8_t lengths[NUMBER], parts[NUMBER * WIDTH];
-        int64_t used = 0, sent = 0;
-        for (int t = 0; t < NUMBER; ++t) {
-            const uint32_t* counts = seen + t * WIDTH;
-            int64_t total = 0;
-            int length = 0;
-            for (int s = 0; s < WIDTH; ++s) {
-                total += counts[s];
-                if (counts[s]) length = s + 1;
-            }
-            if (!length) continue;
-            uint8_t* chosen = parts + sent;
-            for (int s = 0; s < length; ++s)
-                chosen[s] = uint8_t(counts[s] ? falling(limits.quarter_shares, ABSENT - 1, counts[s] / double(total))
-                                              : ABSENT);
-            make(t, chosen, length, limits.quarters);
-            lengths[used++] = uint8_t(length - 1);
-            sent += length;
-        }
-        coder.code(lengths, used, WIDTH);
-        coder.code(parts, sent, WIDTH);
-    }
-
-private:
-    void make(int table, const uint8_t* chosen, int length, const int64_t* quarters) {
-        int64_t weights[WIDTH], units[WIDTH], sum = 0, room = SCALE / MIXED_UNIT, left = room;
-        for (int s = 0; s < length; ++s) {
-            weights[s] = chosen[s] == ABSENT ? 0 : quarters[chosen[s]];
-            sum += weights[s];
-            room -= weights[s] > 0;
-        }
-        for (int s = 0; s < length; ++s) {
-            units[s] = (weights[s] > 0) + divided(weights[s] * room, sum);
-            left -= units[s];
-        }
-        units[std::max_element(weights, weights + length) - weights] += left;
-        uint32_t start = 0;
-        for (int s = 0; s < length; ++s) {
-            symbols[table * WIDTH + s] = symbol_of(uint32_t(units[s] * MIXED_UNIT), start);
-            start += uint32_t(units[s] * MIXED_UNIT);
-        }
-    }
 };
 
 class LevelsSize {
@@ -184,7 +111,7 @@ private:
                 const bool flip = 2 * negative_[r] > all;
                 const double share = (flip ? negative_[r] : all - negative_[r]) / double(std::max(all, 1));
                 rows_.push_back(class_of(all, live));
-                signs_.push_back(uint8_t(2 * rising(limits_.strong, STRENGTHS - 1, share) + flip));
+                signs_.push_back(uint8_t(2 * reached(limits_.strong, STRENGTHS - 1, share) + flip));
                 if (all) there_.push_back(signs_.back());
             }
             for (int64_t c = 0; c < matrix.columns; ++c)
@@ -197,7 +124,7 @@ private:
     }
 
     uint8_t class_of(int32_t count, int32_t live) const {
-        return uint8_t(count ? falling(limits_.class_shares, EMPTY - 1, count / double(live)) : EMPTY);
+        return uint8_t(count ? below<2>(limits_.class_shares, EMPTY - 1, count / double(live)) : EMPTY);
     }
 
     // Puts a matrix' levels in order behind the first `at` marks.
@@ -205,17 +132,17 @@ private:
                 const uint8_t* signs, int64_t at) {
         const Level* levels = part.levels;
         const int64_t count = part.count;
-        int64_t next[CONTEXTS] = {}, ranked[CONTEXTS] = {}, last[CONTEXTS], in_class[CLASSES] = {};
+        int64_t next[CONTEXTS] = {}, more[CONTEXTS] = {}, ranked[CONTEXTS] = {}, last[CONTEXTS], in_class[CLASSES] = {};
         int64_t row = 0, begin = 0;
         for (int64_t i = 0; i < count; ++i) {
             for (; levels[i].place >= begin + matrix.columns; ++row) begin += matrix.columns;
-            ++next[rows[row] + columns[levels[i].place - begin]];
+            ++(i & 1 ? more : next)[rows[row] + columns[levels[i].place - begin]];
         }
         const size_t first = contexts_.size();
-        for (int64_t& each : next) {
-            contexts_.push_back({0, each});
-            at += each;
-            each = at - each;
+        for (int c = 0; c < CONTEXTS; ++c) {
+            contexts_.push_back({0, next[c] + more[c]});
+            next[c] = at;
+            at += contexts_.back().count;
         }
         std::fill_n(last, CONTEXTS, -1);
         for (int64_t c = 0; c < matrix.columns; ++c) before_[c] = int32_t(in_class[columns[c]]++);
@@ -287,19 +214,20 @@ private:
     // levels._order
     void write_gaps(int64_t count) {
         Tables<BUCKETS> tables;
-        int64_t at = 0;
+        int64_t at = 0, raw = 0;
         for (const Context& context : contexts_) {
             if (!context.count) continue;
             const int64_t length = bit_length(16 * (context.total - context.count) / context.count);
             const int64_t cut = std::max(length - 7, int64_t(0)), bucket = std::min(length, int64_t(BUCKETS - 1));
-            raw_ += cut * context.count;
+            raw += cut * context.count;
             for (const int64_t stop = at + context.count; at < stop; ++at) {
                 const int64_t high = marks_[at].gap >> cut, symbol = std::min(high, int64_t(ESCAPE));
-                if (high >= ESCAPE) raw_ += 5 + bit_length(high - ESCAPE);
+                if (high >= ESCAPE) raw += 5 + bit_length(high - ESCAPE);
                 marks_[at].symbol = uint16_t(bucket * WIDTH + symbol);
-                ++tables.seen[marks_[at].symbol];
+                tables.note(at, marks_[at].symbol);
             }
         }
+        raw_ += raw;
         tables.send(coder_, limits_);
         write(tables.symbols, count);
     }
@@ -307,24 +235,25 @@ private:
     // levels._values
     void write_values(int64_t count) {
         Tables<GROUPS * STRENGTHS> tables;
-        int64_t at = 0;
+        int64_t at = 0, raw = 0;
         lengths_.clear();
         for (const Context& context : contexts_) {
             if (!context.count) continue;
             int64_t sum = 0;
             for (int64_t i = at; i < at + context.count; ++i) sum += std::abs(int(marks_[i].level));
-            const int group = rising(limits_.group_means, GROUPS - 1, double(sum) / double(context.count));
+            const int group = reached(limits_.group_means, GROUPS - 1, double(sum) / double(context.count));
             lengths_.push_back(uint8_t(group));
             for (const int64_t stop = at + context.count; at < stop; ++at) {
                 Mark& mark = marks_[at];
                 const int size = std::abs(int(mark.level)), octave = int(bit_length(std::max(size - SHORT, 1))) - 1;
                 const int kind = size <= SHORT ? size - 1 : SHORT + octave;
                 const int symbol = 2 * kind + ((mark.level < 0) ^ (mark.sign & 1));
-                if (size > SHORT) raw_ += octave;
+                if (size > SHORT) raw += octave;
                 mark.symbol = uint16_t((group * STRENGTHS + (mark.sign >> 1)) * WIDTH + symbol);
-                ++tables.seen[mark.symbol];
+                tables.note(at, mark.symbol);
             }
         }
+        raw_ += raw;
         coder_.code(lengths_.data(), int64_t(lengths_.size()), GROUPS);
         tables.send(coder_, limits_);
         write(tables.symbols, count);
@@ -332,7 +261,7 @@ private:
 
     // One block of the symbols that were noted.
     void write(const uint32_t* symbols, int64_t count) {
-        for (int64_t i = 0; i < count; ++i) coder_.add(symbols[marks_[i].symbol]);
-        coder_.end();
+        uint32_t* block = coder_.block(count);
+        for (int64_t i = 0; i < count; ++i) block[i] = symbols[marks_[i].symbol];
     }
 };

@@ -9,19 +9,15 @@
 #endif
 
 #include <cmath>
-#include <cstring>
 #include <new>
 
+#include "cut.hpp"
 #include "levels.hpp"
 #include "threads.hpp"
 
 namespace {
 
-constexpr uint32_t MAGNITUDE = 0x7fffffff, INFINITE = 0x7f800000;
-constexpr float TOP = 32767, FINER = 8;
-constexpr double FAR = 256, LEAST = 0x1p-120, MOST = 0x1p112, LONGEST = 1.5;
-constexpr int SHIFTS = 3;
-constexpr int64_t LANES = 1024, AT_ONCE = 64;  // sums.LANES; weights looked at together
+constexpr double LEAST = 0x1p-120, MOST = 0x1p112, LONGEST = 1.5;
 constexpr int64_t SHORT_PLANE = 64, STATISTICS_EACH = 1 << 14;  // ans.py, entropy.py
 
 enum Kind : int64_t { STATISTIC, MATRIX, OTHER };
@@ -53,138 +49,12 @@ struct Stepping {
     int64_t threads;
 };
 
-uint32_t bits_of(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-float float_of(uint32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-// Adds what is owed; the bits of the largest magnitude, with infinity and NaN at the top.
-uint32_t add(float* __restrict x, const float* __restrict owed, int64_t count) {
-    uint32_t most = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        x[i] += owed[i];
-        most = std::max(most, bits_of(x[i]) & MAGNITUDE);
-    }
-    return most;
-}
-
-uint32_t largest_bits(const float* x, int64_t count) {
-    uint32_t most = 0;
-    for (int64_t i = 0; i < count; ++i) most = std::max(most, bits_of(x[i]) & MAGNITUDE);
-    return most;
-}
-
-// sums.squares: value i is added in lane i mod LANES, squared.
-class Squares {
-public:
-    void clear() { std::fill_n(lanes_, LANES, 0.0); }
-
-    // The values behind `before` others.
-    void add(const float* x, int64_t count, int64_t before) {
-        for (int64_t i = 0; i < count;) {
-            const int64_t lane = (before + i) % LANES, some = std::min(LANES - lane, count - i);
-            for (int64_t j = 0; j < some; ++j) lanes_[lane + j] += double(x[i + j]) * double(x[i + j]);
-            i += some;
-        }
-    }
-
-    double total() {
-        for (int64_t half = LANES / 2; half > 0; half /= 2)
-            for (int64_t i = 0; i < half; ++i) lanes_[i] += lanes_[i + half];
-        return lanes_[0];
-    }
-
-private:
-    double lanes_[LANES];
-};
-
-// What levels stand for, the unit of small tensors' an eighth.
-struct Values {
-    float step, first[SHIFTS], far;
-
-    Values(float of, const int* shifts) : step(of), far(float(shifts[SHIFTS - 1] / FAR - 0.5)) {
-        for (int i = 0; i < SHIFTS; ++i) first[i] = float(i + 1 + shifts[i] / FAR - 0.5);
-    }
-
-    float operator()(int32_t level, bool finer) const {
-        const int32_t size = std::abs(level);
-        const float value = (size <= SHIFTS ? first[size - 1] : float(size) + far) * step;
-        return (level < 0 ? -value : value) / (finer ? FINER : 1.0f);
-    }
-};
-
-// The upper half of a float32's bits, rounded to nearest; the largest stay finite: step.halves.
-uint32_t half_of(float value) {
-    const uint32_t bits = bits_of(value), upper = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
-    return (upper & 0x7FFF) > 0x7F7F ? (upper & 0x8000) | 0x7F7F : upper;
-}
-
-// A sum of what levels lose, by their size.
-struct Lost {
-    double sums[SHIFTS] = {};
-    int64_t counts[SHIFTS] = {};
-
-    void add(int32_t level, float ratio) {
-        const int32_t size = std::abs(level), kind = std::min(size, SHIFTS) - 1;
-        sums[kind] += double(std::abs(ratio) - float(size));
-        ++counts[kind];
-    }
-
-    void shifts(int* to) const {
-        for (int i = 0; i < SHIFTS; ++i) {
-            const double mean = sums[i] / double(std::max(counts[i], int64_t(1)));
-            to[i] = int(std::min(std::max(std::rint((mean + 0.5) * FAR), 0.0), FAR - 1));
-        }
-    }
-};
-
-// From weights to levels.
-struct Cut {
-    float inverse, away;  // 1 / step, 1 − dead zone
-
-    // Those that are not zero; how many there are.
-    int64_t find(const float* x, int64_t count, float finer, Level* levels, Lost& lost) const {
-        int64_t found = 0;
-        for (int64_t begin = 0; begin < count; begin += AT_ONCE) {
-            for (uint64_t left = far(x + begin, std::min(AT_ONCE, count - begin), finer); left; left &= left - 1) {
-                const int32_t place = int32_t(begin + __builtin_ctzll(left));
-                const float ratio = std::min(std::max(x[place] * inverse * finer, -TOP), TOP);
-                levels[found] = {place, int32_t(ratio + std::copysign(away, ratio))};
-                lost.add(levels[found++].level, ratio);
-            }
-        }
-        return found;
-    }
-
-    // One bit for each of at most AT_ONCE weights: whether it is beyond the dead zone.
-    uint64_t far(const float* __restrict x, int64_t count, float finer) const {
-        uint8_t flags[AT_ONCE] = {};
-        if (count == AT_ONCE)  // so that it is unrolled
-            for (int64_t i = 0; i < AT_ONCE; ++i) flags[i] = std::abs(x[i] * inverse * finer) + away >= 1.0f;
-        else
-            for (int64_t i = 0; i < count; ++i) flags[i] = std::abs(x[i] * inverse * finer) + away >= 1.0f;
-        uint64_t all = 0;
-        for (int64_t i = 0; i < AT_ONCE; i += 8) {
-            uint64_t eight = 0;
-            for (int j = 0; j < 8; ++j) eight |= uint64_t(flags[i + j]) << 8 * j;
-            all |= (eight * 0x0102040810204080) >> 56 << i;  // byte j, which is 0 or 1, goes to bit 56 + j
-        }
-        return all;
-    }
-};
-
 // One thread's work.
 class Coder {
 public:
     explicit Coder(const Stepping& of)
-        : job_(of), live_(new float[of.weights]), levels_(new Level[of.weights]) {
+        : job_(of), live_(new float[of.weights]), levels_(new Level[of.weights]),
+          places_(new int32_t[of.weights + SLACK]) {
         for (int64_t s = 0; s < of.num_spans; ++s) {
             const Span& span = of.spans[s];
             if (span.kind == OTHER) others_ += span.live;
@@ -217,13 +87,14 @@ private:
     int64_t others_ = 0, in_matrices_ = 0;
     std::unique_ptr<float[]> live_;     // live weights of spans with pruned ones, where the layout has them
     std::unique_ptr<Level[]> levels_;   // those that are not zero, span by span
+    std::unique_ptr<int32_t[]> places_;
     std::vector<int64_t> ends_;         // of each span's in `levels_`
     std::unique_ptr<LevelsSize> size_;
     std::vector<Part> parts_;
     std::vector<Level> rest_;  // the other tensors', as if they were one
     std::vector<uint8_t> statistics_;
     AnsSize coder_;
-    Squares large_, small_;
+    Lanes large_, small_, products_;
 
     // Adds what is owed, puts live weights together and squares them. Whether all was finite.
     bool sum(float* row, const float* owed) {
@@ -241,9 +112,9 @@ private:
             if (span.place >= 0)
                 for (int64_t i = 0; i < span.live; ++i) live_[weight + i] = x[job_.place[span.place + i]];
             if (span.kind == MATRIX) {
-                large_.add(some, span.live, 0);
+                large_.add_squares(some, span.live, 0);
             } else {
-                small_.add(some, span.live, before);
+                small_.add_squares(some, span.live, before);
                 before += span.live;
             }
             weight += span.live;
@@ -282,7 +153,6 @@ private:
 
     // Finds levels and where they lie; `row` is 0 then, but for statistics, and `residual` has the weights.
     void find(double step, float* row, float* residual, int* shifts) {
-        const Cut cut{float(1 / step), job_.away};
         Lost lost;
         int64_t weight = 0, found = 0;
         ends_.clear();
@@ -294,8 +164,7 @@ private:
                 halve(x, rest, span.length);
             } else {
                 Level* to = levels_.get() + found;
-                const int64_t more =
-                    step > 0 ? cut.find(weights_of(span, x, weight), span.live, finer(span) ? FINER : 1.0f, to, lost) : 0;
+                const int64_t more = step > 0 ? cut(span, step, weights_of(span, x, weight), to, lost) : 0;
                 weight += span.live;
                 found += more;
                 if (span.place >= 0) {
@@ -311,6 +180,13 @@ private:
         if (step > 0) lost.shifts(shifts);
     }
 
+    int64_t cut(const Span& span, double step, const float* weights, Level* levels, Lost& lost) {
+        const Cut cut{float(1 / step), finer(span) ? FINER : 1.0f, job_.away};
+        const int64_t found = cut.find(weights, span.live, places_.get());
+        cut.levels(weights, places_.get(), found, levels, lost);
+        return found;
+    }
+
     // Statistics as they travel, and what that loses.
     void halve(float* x, float* rest, int64_t count) {
         for (int64_t i = 0; i < count; ++i) {
@@ -323,28 +199,29 @@ private:
         }
     }
 
-    // Of the weights with what their levels stand for, added one after another.
-    double product_of(const Values& values, const float* weights) const {
-        double product = 0;
-        each([&](const Span& span, const Level& level) {
-            product += double(weights[span.start + level.place]) * double(values(level.level, finer(span)));
-        });
-        return product;
+    // Of the weights with what their levels stand for.
+    double product_of(const Values& values, const float* weights) {
+        products_.clear();
+        each(values, [&](int64_t i, int64_t at, float value) { products_.add(i, weights[at], value); });
+        return products_.total();
     }
 
     void decode(const Values& values, float* row, float* residual) const {
-        each([&](const Span& span, const Level& level) {
-            const int64_t at = span.start + level.place;
-            row[at] = values(level.level, finer(span));
-            residual[at] -= row[at];
+        each(values, [=](int64_t, int64_t at, float value) {
+            row[at] = value;
+            residual[at] -= value;
         });
     }
 
+    // use(i, where in the row, what it stands for) of each level that is not zero.
     template <class Use>
-    void each(Use use) const {
+    void each(const Values& values, Use use) const {
         int64_t i = 0;
-        for (int64_t s = 0; s < job_.num_spans; ++s)
-            for (; i < ends_[s]; ++i) use(job_.spans[s], levels_[i]);
+        for (int64_t s = 0; s < job_.num_spans; ++s) {
+            const Span& span = job_.spans[s];
+            const float unit = finer(span) ? 1 / FINER : 1;
+            for (; i < ends_[s]; ++i) use(i, span.start + levels_[i].place, values(levels_[i].level) * unit);
+        }
     }
 
     // Bytes of a plane in the shorter way: ans.py.
