@@ -26,6 +26,7 @@ TOP = 32767
 FINER = 8  # steps of small tensors in one of the others
 _HEAD = struct.Struct("<f3B")  # step, and where weights of level 1, 2 and above lie
 _SHIFTS = 3
+GRID = 2.0**-20  # what exact steps, and their eighths, are multiples of
 _FAR = 256  # parts of a step
 _PARTS = 1 << 16  # of a step, when means are taken
 _LONGEST = 1.5  # so that feedback of what was lost dies out, however little is read
@@ -38,10 +39,16 @@ class Step:
 
     The step is `deviations` (0 < … ≤ 64) root mean squares of the matrices' weights (of all, where there is no
     matrix); what is nearer to zero than `dead_zone` (0.5 … 1) steps is zero. Neither is known to the decoder.
+
+    An `exact` one has a power of two for its step and weights at whole multiples of it (an eighth of it, in small
+    tensors): sums of updates are then exact in float32, and can be coded as one (`fedlite.downlink`). `fixed` is the
+    step itself, where it is known.
     """
 
     deviations: float = 2.0
     dead_zone: float = 0.6
+    exact: bool = False
+    fixed: float = 0.0
     key: ClassVar[str] = "step"
 
     def __post_init__(self) -> None:
@@ -49,6 +56,8 @@ class Step:
             raise SettingsError(f"a step of {self.deviations} deviations is not in (0, 64]")
         if not 0.5 <= self.dead_zone <= 1:
             raise SettingsError(f"a dead zone of {self.dead_zone} steps is not in 0.5 … 1")
+        if not 0 <= self.fixed <= _MOST:
+            raise SettingsError(f"a step of {self.fixed} is not in 0 … {_MOST:g}")
 
     def planes(self, layout: Layout) -> Planes:
         """Head, levels, statistics."""
@@ -57,9 +66,12 @@ class Step:
     def dump(self, weights: Array, statistics: Array, layout: Layout, chance: Chance) -> bytes:
         """The body."""
         sums = _squares(weights, layout)
-        step = self._step(sums, layout)
+        step = self.fixed or self._step(sums, layout)
         found, shifts = self._found(weights, layout, step)
-        step = _lengthened(step, shifts, weights, found, sum(sums))
+        if self.exact:
+            shifts = [_FAR // 2] * _SHIFTS
+        else:
+            step = _lengthened(step, shifts, weights, found, sum(sums))
         levels = np.zeros(layout.weights, "<i2")
         levels[found.places] = found.levels
         return b"".join((_HEAD.pack(step, *shifts), levels.tobytes(), halves(statistics).tobytes()))
@@ -86,6 +98,8 @@ class Step:
         count = sum(span.stop - span.start for span in large) or layout.weights
         square = sums[0 if large else 1] / max(count, 1)
         step = float(np.float32(min(self.deviations * math.sqrt(square), _MOST)))
+        if self.exact and step > 0:
+            return min(max(2.0 ** round(math.log2(step)), GRID * FINER), _MOST)
         return 0.0 if step < _LEAST else step
 
     def _found(self, weights: Array, layout: Layout, step: float) -> tuple["_Found", list[int]]:
