@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 
 from fedlite.compress.codec import Codec
-from fedlite.compress.presets import FILTERS, PRESETS, codec_by_name
+from fedlite.compress.presets import PRESETS, codec_by_name
 from fedlite.seeds import generator
 from fedlite.types import Array, Params, Update
 from scripts.reproduce.published.base import Setting
@@ -43,14 +43,39 @@ def published(size: int, *, quick: bool) -> list[Setting]:
 
 def ours(*, quick: bool) -> list[Setting]:
     """Every preset, and what lies between them."""
-    factored = _FACTORED if "lowrank" in FILTERS else []
-    sweep = [*_SWEEP, *factored]
+    sweep = [*_SWEEP, *_FACTORED, *_OTHERS]
     texts = [*PRESETS, *(sweep[::3] if quick else sweep)]
     return [Setting(OURS, text, Ours(codec_by_name(text))) for text in dict.fromkeys(texts)]
 
 
-_STEPS = (0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0, 22.0, 32.0)
+_STEPS = (
+    0.01,
+    0.02,
+    0.03,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.5,
+    0.7,
+    1.0,
+    1.4,
+    2.0,
+    2.8,
+    4.0,
+    5.6,
+    8.0,
+    11.0,
+    16.0,
+    22.0,
+    32.0,
+)
 _SWEEP = [f"step:{step}+ans" for step in _STEPS]
+_OTHERS = [
+    "float16+zstd:3", "int4+ans", "int2+ans", "sign+bits", "drive+bits", "eden:2+bits", "eden:4+bits",
+    "topk:0.01+int8+ans", "topk:0.05+step:1+ans", "topk-layer:0.01+int8+ans", "randomk:0.05+int8+ans",
+    "threshold:2:1+step:2+ans",
+]  # fmt: skip
 _FACTORED = [
     f"lowrank:{rank}+step:{step}+ans"
     for rank in (4, 8, 16, 32, 64)
