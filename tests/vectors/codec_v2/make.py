@@ -3,8 +3,9 @@
 The bytes are put together by hand from docs/format.md with `struct`, never by fedlite's encoder, and the values
 are calculated in the comments, so the vectors prove something about the code. Run it only for a new format version.
 
-good: {model, masks, update, values, payload}; encoding `update` gives `payload` (but for the compressor's choices)
-and decoding `payload` gives `values`. bad: {model, masks, codec, reason, payload}; `reason` stands in the message.
+good: {model, masks, codec, key, update, values, payload}; encoding `update`, where there is one, gives `payload` (but
+for zstd's choices) and decoding `payload` gives `values`. bad: {model, masks, codec, key, reason, payload}; `reason`
+stands in the message. Version 2's own parts are in more.py; what step+ans writes is frozen in ans.json (freeze.py).
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from typing import Any
 import zstandard
 
 from tests.compress.reference import description
+from tests.vectors.codec_v2 import more
 
 HERE = Path(__file__).parent
 INT8, FLOAT32, TENSOR = "int8+zstd", "float32+zstd", "int8-tensor+zstd"
@@ -225,12 +227,20 @@ def main() -> None:
     for name, case in good():
         masks, key = case.get("masks", {}), case.pop("key", INT8)
         packed = payload(case["model"], masks, key, zstd(case.pop("body")))
-        vectors[name] = {"masks": masks, "codec": CODECS[key], **case, "payload": packed.hex()}
-    (HERE / "good.json").write_text(json.dumps(vectors, indent=1) + "\n")
-    refused = {
-        name: {"model": MODEL, "masks": {}, "codec": "int8", **case, "payload": case["payload"].hex()}
-        for name, case in bad()
-    }
+        vectors[name] = {"masks": masks, "codec": CODECS[key], "key": key, **case, "payload": packed.hex()}
+    for name, case in more.good():
+        packed = payload(case["model"], {}, case["key"], case.pop("body"))
+        vectors[name] = {"masks": {}, **case, "payload": packed.hex()}
+    (HERE / "good.json").write_text(json.dumps(vectors) + "\n")
+    refused = {}
+    for name, case in bad():
+        key = FLOAT32 if case.get("codec") == "float32" else INT8
+        common = {"model": MODEL, "masks": {}, "codec": "int8", "key": key}
+        refused[name] = {**common, **case, "payload": case["payload"].hex()}
+    for name, case in more.bad():
+        model, key = case.get("model", more.SMALL), case["codec"].replace("step:2", "step")
+        packed = payload(model, {}, key, case.pop("body"))
+        refused[name] = {"model": model, "masks": {}, "key": key, **case, "payload": packed.hex()}
     (HERE / "bad.json").write_text(json.dumps(refused, indent=1) + "\n")
 
 
