@@ -2,19 +2,24 @@
 
 import logging
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from fedlite import config as records
+from fedlite import train
 from fedlite.apps.device import open_teacher
 from fedlite.apps.gathering import Watcher
 from fedlite.apps.job import Workshop, make_job, node, open_ledger, unsigned
+from fedlite.apps.model import Evaluate
 from fedlite.apps.report import recorder
 from fedlite.apps.server import run_with
 from fedlite.apps.stacked import Stacked
@@ -23,7 +28,9 @@ from fedlite.crypto.files import locked
 from fedlite.errors import SettingsError
 from fedlite.rounds import Model
 from fedlite.train_settings import TrainSettings
+from fedlite.types import Params
 from fedlite.uplink import Clear
+from fedlite.virtual import kernel
 from fedlite.virtual.engines.base import Engine, Share, Work
 from fedlite.virtual.engines.choose import choose
 from fedlite.virtual.kernel.heap import keep_freed_memory
@@ -44,7 +51,7 @@ def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
     folder = config.run_dir or Path("runs") / datetime.now().strftime(
         f"%Y%m%d-%H%M%S-{config.strategy.split(':')[0]}"
     )
-    workshop = Workshop(config, test)
+    workshop = Workshop(config, test, _evaluate_of(config))
     timed = _timed(config, workshop, population)
     division = {"clients": config.clients, "partition": config.partition}
     if timed is not None:
@@ -77,6 +84,21 @@ def simulate(config: Config, stop: Event) -> tuple[Model, Path]:
         finally:
             crew.keep()
     return model, folder
+
+
+def _evaluate_of(config: Config) -> Evaluate | None:
+    """Tests by the compiled kernel, on all cores, where cohorts may be trained by it; None leaves them to torch."""
+    if config.engine not in ("auto", "compiled") or kernel.available() is not None:
+        return None
+
+    def evaluate(
+        model: nn.Module, params: Params, x: NDArray[Any], y: NDArray[Any], *, bits: int
+    ) -> Mapping[str, float]:
+        if kernel.supports_evaluation(model) is None:
+            return kernel.evaluate(model, params, x, y, bits=bits, threads=config.cores)
+        return train.evaluate(model, params, x, y, bits=bits)
+
+    return evaluate
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from fedlite.apps.cohort import Party
 from fedlite.apps.device import open_teacher
-from fedlite.apps.model import choose, open_test, score, write
+from fedlite.apps.model import Evaluate, choose, open_test, score, write
 from fedlite.apps.origin import write_origin
 from fedlite.apps.server import Job, make_rule
 from fedlite.apps.settings import JobSettings
@@ -39,11 +39,12 @@ if TYPE_CHECKING:
 class Workshop:
     """Makes the first model, tests every next one, and writes out the last.
 
-    Test data are opened when needed, unless they are `given`.
+    Test data are opened when needed, unless they are `given`; `evaluate` tests models, if not torch.
     """
 
     settings: JobSettings
     given: "Dataset | None" = None
+    evaluate: Evaluate | None = None
 
     @cached_property
     def test(self) -> "Dataset | None":
@@ -129,7 +130,9 @@ class Workshop:
 
     def score(self, params: Params) -> Mapping[str, float]:
         """Loss and accuracy, or nothing where there are no test data."""
-        return score(self.spec, self.settings.bits, params, self.test) if self.test is not None else {}
+        if self.test is None:
+            return {}
+        return score(self.spec, self.settings.bits, params, self.test, self.evaluate)
 
     def write(self, folder: Path, model: Model) -> Mapping[str, object]:
         """The model files and summary.json, which says what they are worth; nothing before the first round."""
