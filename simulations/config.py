@@ -38,12 +38,22 @@ class Config(JobSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.devices and self.link:
+            raise SettingsError(
+                f"--link is {self.link} and --devices is {self.devices}, which have links of their own",
+                remedy="give --round-time alone, or --uplink-budget",
+            )
         if self.app is not None and self.clients < 1:
             raise SettingsError(f"--clients is {self.clients}, at least 1 wanted for an app")
         if self.workers < 0:
             raise SettingsError(f"--workers is {self.workers}, at least 0 wanted")
         if not self.memory_gb > 0:
             raise SettingsError(f"--memory-gb is {self.memory_gb}, above 0 wanted")
+
+    @property
+    def has_links(self) -> bool:
+        """See JobSettings: devices have links."""
+        return bool(self.devices)
 
     @property
     def cores(self) -> int:

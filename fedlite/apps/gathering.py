@@ -1,7 +1,7 @@
 """One round of stacked clients: trained block by block, coded, and read as the server reads what comes over a grid."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Event
@@ -16,6 +16,7 @@ from fedlite.apps.offer import Manifest
 from fedlite.apps.payloads import Payloads, Recent
 from fedlite.apps.settings import JobSettings
 from fedlite.apps.timed import Timed
+from fedlite.budget import longest, recorded, told
 from fedlite.compress.codec import Codec
 from fedlite.compress.presets import codec_by_name
 from fedlite.downlink import NOTHING_HELD
@@ -24,9 +25,10 @@ from fedlite.rounds import Model
 from fedlite.seeds import derive
 from fedlite.tensors import LARGEST
 from fedlite.types import Array, Result
-from fedlite.uplink import clear_size, rounded
+from fedlite.uplink import FRESH_ROUNDS, clear_size, rounded
 from fedlite.virtual.coding import Coded, code_rows
 from fedlite.virtual.engines.base import Engine, Work
+from fedlite.virtual.fitted import Budgets
 from fedlite.virtual.grid import FIRST_NODE
 from fedlite.virtual.kernel.reduce import add_rows, largest_rows
 from fedlite.virtual.owed import Owed, Staged
@@ -45,6 +47,11 @@ class Watcher(Protocol):
 def name_of(client: int) -> str:
     """A virtual client's name: the node it would be on a grid."""
     return str(client + FIRST_NODE)
+
+
+def no_limit(client: int) -> int:
+    """Of a client whose link is not known."""
+    return 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +86,7 @@ class Gathering:
     tally: Tally = field(default_factory=Tally)
     counted: list[int] = field(default_factory=list)
     late: frozenset[int] = frozenset()  # of the chosen: they train for nothing
+    own_budget: Callable[[int], int] = no_limit  # bytes of a client's report that its own link bears, 0: any
 
     def total(self) -> aggregate.Total:
         """The weighted sum of the results."""
@@ -112,7 +120,7 @@ class Gathering:
 
     def settle(self) -> None:
         """Remember what each client owes from now on."""
-        self.staged.settle(learned(self.work.params))
+        self.staged.settle(learned(self.work.params), self.manifest.round_num, self._since)
         self.owed.holds.update(dict.fromkeys(self.counted, self.model.held.number))
 
     def _blocks(self) -> Iterator[_Block]:
@@ -179,35 +187,65 @@ class Gathering:
         whole = len(places) == len(clients)
         rows = done.updates if whole else done.updates[places]
         chosen = [clients[place] for place in places]
-        coded = self._coded(chosen, rows, [seeds[place] for place in places])
+        metrics = [rounded({"loss": done.loss[p], "accuracy": done.accuracy[p]}) for p in places]
+        coded = self._coded(chosen, rows, [seeds[place] for place in places], metrics)
+        if coded.deviations is not None:
+            metrics = [
+                each | told(step, self.own_budget(client)) if self._budget(client) else each
+                for client, each, step in zip(chosen, metrics, coded.deviations.tolist(), strict=True)
+            ]
         fine = coded.finite & (largest_rows(coded.decoded, self.threads) <= LARGEST)
         if not fine.all():
             for place in np.flatnonzero(~fine).tolist():
-                self.tally.dropped[name_of(chosen[place])] = _DIVERGED
+                self.tally.dropped[name_of(chosen[place])] = coded.failed.get(place, _DIVERGED)
             keep = np.flatnonzero(fine)
             places, chosen = [places[k] for k in keep], [chosen[k] for k in keep]
+            metrics = [metrics[k] for k in keep]
             residual = None if coded.residual is None else coded.residual[keep]
             coded = Coded(coded.sizes[keep], coded.decoded[keep], residual, fine[keep])
         self.staged.counted(chosen, coded.residual)
-        metrics = [rounded({"loss": done.loss[p], "accuracy": done.accuracy[p]}) for p in places]
         counts = done.counts[places]
         bytes_up = [clear_size(each, size) for each, size in zip(metrics, coded.sizes.tolist(), strict=True)]
-        for client, count, size in zip(chosen, counts.tolist(), bytes_up, strict=True):
-            self.tally.clients[name_of(client)] |= {"bytes_up": size, "num_examples": count}
+        for client, count, size, each in zip(chosen, counts.tolist(), bytes_up, metrics, strict=True):
+            choice = recorded(each, self.manifest.uplink_budget)
+            self.tally.clients[name_of(client)] |= {"bytes_up": size, "num_examples": count, **choice}
         self.counted += chosen
         self.tally.count += len(chosen)
         return _Block(chosen, coded.decoded, counts, metrics, bytes_up)
 
-    def _coded(self, clients: list[int], rows: Array, seeds: list[int]) -> Coded:
+    def _coded(
+        self, clients: list[int], rows: Array, seeds: list[int], metrics: list[dict[str, float]]
+    ) -> Coded:
         return code_rows(
             self._codec,
             rows,
-            self.owed.of(clients),
+            self.owed.of(clients, self._since),
             like=self.work.params,
             masks=self.work.masks,
             seeds=seeds,
             threads=self.threads,
+            budgets=self._budgets(clients, metrics),
         )
+
+    def _budget(self, client: int) -> int:
+        """Most bytes of its report; 0: any."""
+        return self.own_budget(client) or self.manifest.uplink_budget
+
+    def _budgets(self, clients: list[int], metrics: list[dict[str, float]]) -> Budgets | None:
+        """Those of a block, with the bytes of reports that are no payload; None where nobody has one."""
+        most = np.array([self._budget(client) for client in clients], np.int64)
+        if not most.any():
+            return None
+        pairs = zip(clients, metrics, strict=True)
+        empty = [
+            clear_size(rounded({**each, **longest(self.own_budget(client))}), 0) for client, each in pairs
+        ]
+        return Budgets(most, np.array(empty, np.int64))
+
+    @property
+    def _since(self) -> int:
+        """The round from which on what was made is still owed."""
+        return self.manifest.round_num - FRESH_ROUNDS
 
     @cached_property
     def _codec(self) -> Codec:

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event
 
 from fedlite.apps.cohort import Tally
-from fedlite.apps.gathering import Gathering, Watcher
+from fedlite.apps.gathering import Gathering, Watcher, no_limit
 from fedlite.apps.offer import Manifest
 from fedlite.apps.payloads import Recent
 from fedlite.apps.settings import JobSettings
@@ -94,6 +94,7 @@ class Stacked:
             chosen=list(chosen),
             staged=self._owed.stage(self.memory // 4),
             recent=self._recent,
+            own_budget=self.timed.budget if self.timed is not None else no_limit,
         )
         if self.timed is not None:
             gathering.follow(self.timed, self.clients)

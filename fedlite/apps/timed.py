@@ -5,10 +5,12 @@ That is decided before anybody trains. What a client sends is then as large as w
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from fedlite.apps.settings import JobSettings
+from fedlite.budget import budget_bytes
 from fedlite.errors import QuorumError
 from fedlite.ledger.store import Snapshot
 from fedlite.virtual.clock import Outcome
@@ -38,7 +40,28 @@ class Timed:
     schedule: Schedule
     settings: JobSettings
     sizes: Sizes
-    _update_bytes: float | None = None
+    _update_bytes: dict[int, float] = field(default_factory=dict)  # by budget
+
+    def __post_init__(self) -> None:
+        if self.settings.round_time:
+            _ = self._budgets
+
+    def budget(self, client: int) -> int:
+        """Bytes of its report that a client's own link bears in --round-time; 0 where that is not given."""
+        if not self.settings.round_time:
+            return 0
+        return self._budgets[self.schedule.devices.of(client).name]
+
+    @cached_property
+    def _budgets(self) -> dict[str, int]:
+        """By kind of device; SettingsError for one whose link carries no report."""
+        settings = self.settings
+        return {
+            kind.name: budget_bytes(
+                settings.uplink_budget, f"{kind.uplink_bits_per_second / 1e3:.3f}kbit/s", settings.round_time
+            )
+            for kind in self.schedule.devices.profiles
+        }
 
     def resume(self, last: Snapshot | None) -> None:
         """Go on after this round."""
@@ -47,10 +70,12 @@ class Timed:
             self.learn(last.metrics["clients"])
 
     def learn(self, clients: Mapping[str, Mapping[str, float]]) -> None:
-        """What updates weigh: the mean of a round's."""
-        sent = [each["bytes_up"] for each in clients.values() if each["bytes_up"]]
-        if sent:
-            self._update_bytes = sum(sent) / len(sent)
+        """What updates weigh: the mean of a round's, by budget."""
+        sent = dict[int, list[float]]()
+        for each in clients.values():
+            if each["bytes_up"]:
+                sent.setdefault(int(each.get("uplink_budget", 0)), []).append(each["bytes_up"])
+        self._update_bytes |= {budget: sum(some) / len(some) for budget, some in sent.items()}
 
     def choose(self, clients: int, round_num: int, attempt: int = 0) -> list[int]:
         """Some of the clients that are there, more than the cohort if so many are to be asked.
@@ -88,6 +113,11 @@ class Timed:
             f"clients were done in time, {self.settings.quorum} wanted. {why}"
         )
 
+    def _expected(self, client: int, limit: int) -> int:
+        """Bytes of a client's update, as far as is known."""
+        budget = self.budget(client) or self.settings.budget
+        return round(min(limit, self._update_bytes.get(budget, budget or limit)))
+
     def _play(
         self,
         round_num: int,
@@ -102,7 +132,7 @@ class Timed:
             asked,
             samples=samples,
             bytes_down=bytes_down,
-            bytes_up=round(min(limit, self._update_bytes or limit)),
+            bytes_up=[self._expected(client, limit) for client in asked],
             wanted=self.settings.cohort or len(asked),
             deadline=self.settings.deadline_seconds,
             attempt=attempt,

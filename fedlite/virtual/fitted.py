@@ -79,7 +79,7 @@ def fit_rows(codec: Codec, rows: Rows, budgets: Budgets, threads: int) -> Fitted
     """`rate.fit` of each client, in place; who fails is not finite, and owes what it did."""
     assert isinstance(codec.serializer, Step)
     count = len(rows.values)
-    found = Fitted(np.zeros(count, np.int64), np.full(count, codec.serializer.deviations), {})
+    found = Fitted(np.zeros(count, np.int64), np.full(count, float(codec.serializer.deviations)), {})
 
     def fit(client: int) -> None:
         try:

@@ -64,22 +64,22 @@ class Schedule:
         *,
         samples: Sequence[int],
         bytes_down: Sequence[int],
-        bytes_up: int,
+        bytes_up: Sequence[int],
         wanted: int,
         deadline: float,
         attempt: int = 0,
     ) -> Outcome:
         """What becomes of a round with these clients, asked `now`; moves `now` to its end.
 
-        `samples` and `bytes_down` are by client, in the order asked; `bytes_up` is what an update is expected to
-        have. The round ends with `wanted` updates, after `deadline` seconds, or when nobody is left at work. What
+        `samples`, `bytes_down` and `bytes_up` are by client, in the order asked; the last is what an update is expected
+        to have. The round ends with `wanted` updates, after `deadline` seconds, or when nobody is left at work. What
         goes wrong is drawn anew for another `attempt`.
         SettingsError for a client asked twice, or limits that no round can keep.
         """
         kinds = self.devices.kinds(asked)
         costs = [
-            self._cost(self.devices.profiles[kind], count, down, bytes_up)
-            for kind, count, down in zip(kinds.tolist(), samples, bytes_down, strict=True)
+            self._cost(self.devices.profiles[kind], count, down, up)
+            for kind, count, down, up in zip(kinds.tolist(), samples, bytes_down, bytes_up, strict=True)
         ]
         met = visits(self.trace, asked, costs, round_num + attempt * _ATTEMPT, self.now)
         outcome = run_round(met, wanted=wanted, deadline=deadline, began=self.now)

@@ -44,9 +44,9 @@ def play(
     deadline: float = math.inf,
 ) -> Outcome:
     """A model of 1 MB, updates of 0.5 MB."""
-    down = [10**6] * len(asked)
+    down, up = [10**6] * len(asked), [500_000] * len(asked)
     return schedule.play(
-        1, asked, samples=samples, bytes_down=down, bytes_up=500_000, wanted=wanted, deadline=deadline
+        1, asked, samples=samples, bytes_down=down, bytes_up=up, wanted=wanted, deadline=deadline
     )
 
 
@@ -200,7 +200,7 @@ def test_another_attempt_draws_others_and_fails_others() -> None:
             once,
             samples=[1] * 200,
             bytes_down=[0] * 200,
-            bytes_up=0,
+            bytes_up=[0] * 200,
             wanted=200,
             deadline=9.0,
             attempt=attempt,

@@ -1,0 +1,137 @@
+"""Updates within a budget: devices on a grid, rows of a simulated cohort and devices over the link choose alike."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedlite.apps.settings import JobSettings
+from fedlite.errors import QuorumError, SettingsError
+from fedlite.virtual.engines.compiled import Compiled
+from tests.integration.federation import over_the_link, shares, virtually
+from tests.integration.test_cohort import CLIENTS, assert_same, by_messages, record, stacked
+
+SETTINGS = JobSettings(
+    rounds=4, model="2nn", epochs=1, cohort=4, over_selection=1.5, uplink_codec="small", downlink_codec="int8",
+    prune_round=2, uplink_budget="1200", learning_rate=0.05,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("codec", ["small", "topk:0.2+step:2+ans", "lowrank:2+step:1+ans"])
+def test_rows_choose_as_devices_do(codec: str, tmp_path: Path) -> None:
+    """Pruning on the way, reports that come too late; the compiled coder, and client by client."""
+    settings = replace(SETTINGS, uplink_codec=codec)
+    want, told = by_messages(settings, tmp_path / "messages")
+    got, noted = stacked(settings, tmp_path / "stacked", threads=2)
+    assert_same(got.params, want.params)
+    assert record(noted) == record(told)
+    for row in noted.rows:
+        counted = [each for each in row["clients"].values() if each["bytes_up"]]
+        assert len(counted) == 4
+        assert all(each["bytes_up"] <= each["uplink_budget"] == 1200 for each in counted)
+        steps = [each["deviations"] for each in counted]
+        assert min(steps) - 1e-9 < row["deviations"] < max(steps) + 1e-9
+
+
+def test_neither_threads_nor_blocks_show(tmp_path: Path) -> None:
+    hashes = set()
+    for threads in (1, 3):
+        engine_of = partial(Compiled, threads=threads)
+        model, _ = stacked(SETTINGS, tmp_path / str(threads), engine_of, threads=threads)
+        hashes.add(model.held.hash)
+    small, _ = stacked(SETTINGS, tmp_path / "small", partial(Compiled, threads=1), memory=3 * 10**6)
+    assert hashes == {small.held.hash}
+
+
+def test_going_on_is_as_if_never_stopped(tmp_path: Path) -> None:
+    want, told = stacked(SETTINGS, tmp_path / "whole")
+    stacked(replace(SETTINGS, rounds=2), tmp_path / "parts")
+    got, noted = stacked(SETTINGS, tmp_path / "parts")
+    assert got.held.hash == want.held.hash
+    assert record(noted) == record(told)[2:]
+
+
+def test_a_budget_can_be_changed_on_the_way(tmp_path: Path) -> None:
+    stacked(replace(SETTINGS, rounds=2), tmp_path / "run")
+    _, notes = stacked(replace(SETTINGS, uplink_budget="2.5kB"), tmp_path / "run")
+    assert [row["round"] for row in notes.rows] == [3, 4]
+    sizes = [each["bytes_up"] for row in notes.rows for each in row["clients"].values() if each["bytes_up"]]
+    assert all(2300 < size <= 2500 for size in sizes)
+
+
+def test_who_has_a_better_link_sends_more_and_who_has_a_worse_one_less(tmp_path: Path) -> None:
+    own = {"client-0": 5000, "client-1": 700}
+    settings = replace(SETTINGS, cohort=0, over_selection=1.0, rounds=2)
+    _, notes = virtually(
+        settings,
+        shares(3),
+        tmp_path,
+        wrap=lambda device: replace(device, uplink_budget=own.get(device.client_id, 0)),
+    )
+    for row in notes.rows:
+        found = [row["clients"][name] for name in ("2", "3", "4")]
+        assert [each["uplink_budget"] for each in found] == [5000, 700, 1200]
+        assert all(0.9 * each["uplink_budget"] < each["bytes_up"] <= each["uplink_budget"] for each in found)
+        assert found[0]["deviations"] < found[2]["deviations"] < found[1]["deviations"]
+
+
+def test_over_the_link_the_sealed_report_is_within_the_budget(tmp_path: Path) -> None:
+    settings = replace(
+        SETTINGS, cohort=0, over_selection=1.0, rounds=2, uplink_budget="", link="8kbit/s", round_time="2s"
+    )
+    _, notes = over_the_link(settings, shares(2), tmp_path)
+    budget = 8000 * 2 // 8 * 95 // 100 - 400
+    for row in notes.rows:
+        for each in row["clients"].values():
+            assert 0.9 * budget < each["bytes_up"] <= each["uplink_budget"] == budget
+    later = [each["wire_up"] for each in notes.rows[1]["clients"].values() if "wire_up" in each]
+    assert all(size < 2000 for size in later)  # what the link carries in that time, handshakes aside
+
+
+def test_a_client_whose_budget_is_too_small_is_told_the_smallest_and_the_round_goes_on(
+    tmp_path: Path,
+) -> None:
+    settings = replace(SETTINGS, cohort=0, over_selection=1.0, rounds=1)
+
+    def once(folder: str, budget: int) -> dict[str, Any]:
+        (tmp_path / folder).mkdir()
+        _, notes = virtually(
+            settings,
+            shares(3),
+            tmp_path / folder,
+            wrap=lambda device: replace(
+                device, uplink_budget=budget if device.client_id == "client-1" else 0
+            ),
+        )
+        return dict(notes.rows[0])
+
+    row = once("small", 100)
+    assert row["num_clients"] == 2
+    assert "100 bytes is too small for this update" in row["dropped"]["3"]
+    smallest = int(row["dropped"]["3"].split("smallest that works is ")[1].split()[0])
+    row = once("enough", smallest)
+    assert row["dropped"] == {}
+    assert row["clients"]["3"]["bytes_up"] <= smallest
+
+
+def test_rows_with_a_budget_that_is_too_small_owe_what_they_did(tmp_path: Path) -> None:
+    """Round 2 fits nothing: the run then goes on from round 1 as if it had not been tried."""
+    settings = replace(SETTINGS, cohort=0, over_selection=1.0, prune_round=0)
+    want, _ = stacked(settings, tmp_path / "whole")
+    stacked(replace(settings, rounds=1), tmp_path / "parts")
+    with pytest.raises(
+        QuorumError, match=f"0 of {CLIENTS} clients .* too small for this update: the smallest"
+    ):
+        stacked(replace(settings, uplink_budget="150"), tmp_path / "parts")
+    got, _ = stacked(settings, tmp_path / "parts")
+    assert got.held.hash == want.held.hash
+
+
+def test_a_codec_without_a_step_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, uplink_codec="int8")
+    with pytest.raises(QuorumError, match="small or smallest"):
+        virtually(settings, shares(2), tmp_path)
+    with pytest.raises(SettingsError, match="small or smallest"):
+        stacked(settings, tmp_path / "rows")
