@@ -48,6 +48,11 @@ def figures(rows: Sequence[Row], found: Summary) -> list[str]:
             x_name="round",
             text=ratio_text,
         ),
+        plots.line_chart(
+            "Step within the uplink budget, in root mean squares of an update, mean",
+            _series(rows, (("deviations", "step", 2),)),
+            x_name="round",
+        ),
         _participation(rows, found),
         *_fleet_figures(rows),
     ]

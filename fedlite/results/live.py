@@ -154,10 +154,11 @@ def _progress(console: "Console") -> "Progress":
 
 def _columns(row: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     """Those that have something to show, going by the first row."""
-    if mapping(row, "fleet"):
-        return FLEET_COLUMNS
     known = number(row, "wire_up") is not None and number(row, "wire_down") is not None
-    return WIRE_COLUMNS if known else COLUMNS
+    columns = FLEET_COLUMNS if mapping(row, "fleet") else WIRE_COLUMNS if known else COLUMNS
+    if number(row, "deviations") is None:
+        return columns
+    return tuple(("step", width) if name == "loss" else (name, width) for name, width in columns)
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -170,6 +171,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
         "accuracy": percent_text(number(row, "accuracy")),
         "int8": percent_text(number(row, "accuracy_int8")),
         "loss": number_text(number(row, "loss")),
+        "step": number_text(number(row, "deviations")),
         "up": byte_text(up) if up else DASH,
         "wire up": byte_text(number(row, "wire_up")),
         "down": byte_text(down) if down else DASH,

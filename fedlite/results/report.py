@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from fedlite.results import summary, wire
+from fedlite.results.choices import choice_words, choices
 from fedlite.results.figures import figures
 from fedlite.results.style import CSS
 from fedlite.results.summary import ClientTotal, FleetTotal, Row, Summary
@@ -163,6 +164,9 @@ def _client_table(found: Summary, rows: Sequence[Row]) -> str:
     if any(ways.values()):
         heads += ["wire up", "wire down", "overhead"]
         lines = [[*line, *wire.client_words(ways, line[0])] for line in lines]
+    if steps := choices(rows):
+        heads += ["step", "budget"]
+        lines = [[*line, *choice_words(steps, line[0])] for line in lines]
     return _table("Clients", heads, lines, numeric_from=1) if lines else ""
 
 

@@ -51,6 +51,13 @@ def test_a_simulated_fleets_clock_is_shown() -> None:
     ]
 
 
+def test_the_step_chosen_within_a_budget_is_shown() -> None:
+    out = io.StringIO()
+    with live(1, "run", stream=out) as table:
+        table.add(rows(1)[0] | {"deviations": 2.3456})
+    assert "  step 2.346  " in out.getvalue()
+
+
 @pytest.mark.parametrize("columns", [COLUMNS, FLEET_COLUMNS, WIRE_COLUMNS])
 def test_a_line_fits_the_narrowest_terminal(columns: tuple[tuple[str, int], ...]) -> None:
     assert sum(width for _, width in columns) == 79
