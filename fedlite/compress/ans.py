@@ -6,9 +6,10 @@ a uint32 if they are coded. Coding is chosen where it is shorter, so there is a 
 
 import struct
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedlite.compress import entropy, levels
 from fedlite.compress.planes import Plane, Planes, size_of
@@ -45,7 +46,7 @@ class Ans:
 
     def decompress(self, data: bytes, planes: Planes) -> bytes:
         """The planes; CodecError unless `compress` could have written this."""
-        parts, place = [], 0
+        parts, place, whole = list[memoryview](), 0, memoryview(data)
         for plane in planes:
             if place >= len(data):
                 raise CodecError(f"payload ends at byte {place} of its body, where a plane should begin")
@@ -59,8 +60,8 @@ class Ans:
                 size, place = _SIZE.unpack_from(data, place)[0], place + _SIZE.size
             if place + size > len(data) or (coded and size + _SIZE.size >= plane.size):
                 raise CodecError(f"payload holds a plane of {size} bytes, which it cannot")
-            part = data[place : place + size]
-            parts.append(_decoded(part, plane) if coded else part)
+            part = whole[place : place + size]
+            parts.append(_decoded(bytes(part), plane).data if coded else part)
             place += size
         if place != len(data):
             raise CodecError(f"payload holds {len(data) - place} bytes behind its last plane")
@@ -75,7 +76,7 @@ def _coded(plain: bytes, plane: Plane) -> bytes | None:
     return entropy.encode(np.frombuffer(plain, np.uint8), 256)
 
 
-def _decoded(coded: bytes, plane: Plane) -> bytes:
+def _decoded(coded: bytes, plane: Plane) -> NDArray[Any]:
     if plane.tensors is not None:
-        return levels.decode(coded, plane.tensors, wide=plane.wide).tobytes()
-    return entropy.decode(coded, plane.size, 256).astype(np.uint8).tobytes()
+        return levels.decode(coded, plane.tensors, wide=plane.wide)
+    return entropy.decode(coded, plane.size, 256)

@@ -40,30 +40,37 @@ class BitWriter:
 
 
 class BitReader:
-    """Reads what a BitWriter wrote, in the same order."""
+    """Reads what a BitWriter wrote, in the same order; memory is that of the numbers asked for."""
 
     def __init__(self, data: bytes) -> None:
-        self._bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+        self._bytes = np.frombuffer(data, np.uint8)
         self._place = 0
 
     def take(self, widths: Ints, values: Ints | None = None) -> Ints:
         """Numbers of these widths; CodecError when there are not as many bits."""
-        ends = np.cumsum(widths)
-        total = int(ends[-1]) if len(ends) else 0
-        bits = self._bits[self._place : self._place + total]
-        if len(bits) < total:
-            raise CodecError(
-                f"payload holds {len(self._bits)} raw bits, at least {self._place + total} expected"
-            )
-        self._place += total
-        owner, place = _spread(widths)
-        return np.bincount(owner, bits.astype(np.uint32) << place, len(widths)).astype(np.int64)
+        ends = np.cumsum(widths) + self._place
+        end = int(ends[-1]) if len(ends) else self._place
+        if end > 8 * self._bytes.size:
+            raise CodecError(f"payload holds {8 * self._bytes.size} raw bits, at least {end} expected")
+        found = np.zeros(len(widths), np.int64)
+        if end == self._place:
+            return found
+        span = (int(widths.max()) + 14) // 8  # bytes that so many bits lie in, wherever they begin
+        first = self._place // 8
+        near = np.concatenate([self._bytes[first : (end + 7) // 8], np.zeros(span, np.uint8)])
+        begins = ends - widths
+        places = (begins >> 3) - first
+        for each in range(span):
+            found |= near[places + each].astype(np.int64) << 8 * each
+        found >>= begins & 7
+        self._place = end
+        return found & ((np.int64(1) << widths) - 1)
 
     def close(self) -> None:
         """CodecError unless everything was read but the zeros that fill the last byte."""
-        rest = self._bits[self._place :]
-        if len(rest) >= 8 or rest.any():
-            raise CodecError(f"payload holds {len(rest)} raw bits that nothing reads")
+        left = 8 * self._bytes.size - self._place
+        if left >= 8 or (left and self._bytes[-1] >> (8 - left)):
+            raise CodecError(f"payload holds {left} raw bits that nothing reads")
 
 
 def _spread(widths: Ints) -> tuple[NDArray[np.intp], NDArray[np.uint32]]:

@@ -28,6 +28,14 @@ class Grid:
     count: int
     places: slice | Ints
 
+    def in_plane(self, places: Ints) -> Ints:
+        """Where in the plane the live weights are that are counted `places` from the first."""
+        if isinstance(self.places, slice):
+            moved: Ints = places + self.places.start
+            return moved
+        found: Ints = self.places[places]
+        return found
+
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns that have classes."""
@@ -118,8 +126,7 @@ class Contexts:
             return order
         if self._masked:
             return self._sorted[order]
-        counts = np.diff(np.searchsorted(order, self._base), append=len(order))
-        cells = np.repeat(np.arange(len(self._base)), counts)
+        cells = np.searchsorted(self._base, order, side="right") - 1
         context, rows = np.divmod(cells, len(self._rows))
         group = context - self._rows[rows]
         columns = self._by_class[self._class_starts[group] + order - self._base[cells]]

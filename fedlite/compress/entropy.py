@@ -39,8 +39,17 @@ class Coder(Protocol):
     def symbols(self, frequencies: Ints, count: int, values: NDArray[Any] | None) -> Ints:
         """`count` symbols s, each of probability frequencies[s]/SCALE; frequencies ≥ 1 and sum to SCALE."""
 
-    def mixed(self, tables: Ints, which: Ints, values: NDArray[Any] | None) -> Ints:
-        """Symbols s, the i-th of probability tables[which[i], s]/SCALE: multiples of MIXED_UNIT that sum to SCALE."""
+    def mixed(self, tables: Ints) -> "Mixed":
+        """Symbols of many tables at once, in runs: see `Mixed`."""
+
+
+class Mixed(Protocol):
+    """A run of symbols s, the i-th of probability tables[which[i], s]/SCALE: multiples of MIXED_UNIT that sum to SCALE.
+
+    All runs but the last are multiples of the coder's lanes long.
+    """
+
+    def __call__(self, which: Ints, values: NDArray[Any] | None) -> Ints: ...  # noqa: D102
 
 
 class Writer:
@@ -68,13 +77,17 @@ class Writer:
         """The bits of what was collected: −Σ log2 of its probabilities."""
         return float(sum((SCALE_BITS - np.log2(each)).sum() for each, _ in self._blocks))
 
-    def mixed(self, tables: Ints, which: Ints, values: NDArray[Any] | None) -> Ints:
+    def mixed(self, tables: Ints) -> Mixed:
         """As Coder.mixed."""
-        found = np.asarray(values, np.int64)
-        place = which * tables.shape[1] + found
-        starts = np.cumsum(tables, axis=1) - tables
-        self._blocks.append((tables.ravel()[place], starts.ravel()[place]))
-        return found
+        frequencies, starts = tables.ravel(), (np.cumsum(tables, axis=1) - tables).ravel()
+
+        def run(which: Ints, values: NDArray[Any] | None) -> Ints:
+            found = np.asarray(values, np.int64)
+            place = which * tables.shape[1] + found
+            self._blocks.append((frequencies[place], starts[place]))
+            return found
+
+        return run
 
     def finish(self) -> bytes:
         """The payload of all blocks, in order."""
@@ -113,7 +126,7 @@ class Reader:
         if len(payload) < begin or len(payload) % 2:
             raise CodecError(f"{len(payload)} bytes are no entropy coded payload of {lanes} lanes")
         self._states = np.frombuffer(payload[:begin], "<u4").astype(np.uint64)
-        self._words = np.frombuffer(payload, "<u2", offset=begin).astype(np.uint64)
+        self._words = np.frombuffer(payload, "<u2", offset=begin)
         self._place = 0
         if (self._states < _LOW).any():
             raise CodecError("an entropy coded payload begins in a state that none ends in")
@@ -146,23 +159,30 @@ class Reader:
             self._pull(state, of[chosen], slot - starts[chosen])
         return found
 
-    def mixed(self, tables: Ints, which: Ints, values: NDArray[Any] | None = None) -> Ints:
+    def mixed(self, tables: Ints) -> Mixed:
         """As Coder.mixed."""
         lanes, width = len(self._states), tables.shape[1]
         units = (tables // MIXED_UNIT).ravel()
-        symbol = np.repeat(np.arange(units.size), units)  # by table and slot; numbered through all tables
+        symbol = np.repeat(
+            np.arange(units.size, dtype=np.int32), units
+        )  # by table and slot; numbered through all
         frequency = tables.ravel().astype(np.uint64)
         start = (np.cumsum(tables, axis=1) - tables).ravel().astype(np.uint64)
-        table = (which * (SCALE // MIXED_UNIT)).astype(np.uint64)
-        found, unit = np.empty(len(which), np.int64), np.uint64(MIXED_UNIT.bit_length() - 1)
-        for begin in range(0, len(which), lanes):
-            state = self._states[: min(lanes, len(which) - begin)]
-            slot = state & np.uint64(SCALE - 1)
-            chosen = symbol[table[begin : begin + lanes] + (slot >> unit)]
-            found[begin : begin + lanes] = chosen
-            self._pull(state, frequency[chosen], slot - start[chosen])
-        numbers: Ints = found % width
-        return numbers
+        unit = np.uint64(MIXED_UNIT.bit_length() - 1)
+
+        def run(which: Ints, values: NDArray[Any] | None = None) -> Ints:
+            table = (which * (SCALE // MIXED_UNIT)).astype(np.uint64)
+            found = np.empty(len(which), np.int64)
+            for begin in range(0, len(which), lanes):
+                state = self._states[: min(lanes, len(which) - begin)]
+                slot = state & np.uint64(SCALE - 1)
+                chosen = symbol[table[begin : begin + lanes] + (slot >> unit)]
+                found[begin : begin + lanes] = chosen
+                self._pull(state, frequency[chosen], slot - start[chosen])
+            numbers: Ints = found % width
+            return numbers
+
+        return run
 
     def _pull(
         self, state: NDArray[np.uint64], frequency: NDArray[np.uint64], offset: NDArray[np.uint64]
@@ -190,12 +210,14 @@ def lanes_for(count: int) -> int:
     return min(1 << (max(count // _STEPS, 1).bit_length() - 1), _MOST_LANES)
 
 
-def code(coder: Coder, count: int, alphabet: int, values: NDArray[Any] | None = None) -> Ints:
-    """`count` symbols below `alphabet`, whose frequencies are learned on the way.
+def code(
+    coder: Coder, count: int, alphabet: int, values: NDArray[Any] | None = None, dtype: Any = np.int64
+) -> NDArray[Any]:
+    """`count` symbols below `alphabet`, whose frequencies are learned on the way, as `dtype`.
 
     Those of each block are the counts in all blocks before it, plus one half each (Krichevsky and Trofimov 1981).
     """
-    found, seen = np.empty(count, np.int64), np.zeros(alphabet, np.int64)
+    found, seen = np.empty(count, dtype), np.zeros(alphabet, np.int64)
     for begin, end in _growing(count):
         frequencies = normalised(2 * seen + 1)
         part = None if values is None else values[begin:end]
@@ -224,16 +246,17 @@ def encode(symbols: NDArray[np.unsignedinteger[Any]], alphabet: int) -> bytes:
     return writer.finish()
 
 
-def decode(payload: bytes, count: int, alphabet: int) -> NDArray[np.uint16]:
-    """The `count` symbols that `encode` was given; memory depends on `count` and `alphabet` alone.
+def decode(payload: bytes, count: int, alphabet: int) -> NDArray[np.unsignedinteger[Any]]:
+    """The `count` symbols that `encode` was given: uint8 where that holds the alphabet, else uint16.
 
-    CodecError for bytes that are cut short, too long or, but for chance, altered.
+    Memory depends on `count` and `alphabet` alone. CodecError for bytes that are cut short, too long or, but for
+    chance, altered.
     """
     _check_alphabet(alphabet)
     reader = Reader(payload, lanes_for(count))
-    symbols = code(reader, count, alphabet)
+    symbols = code(reader, count, alphabet, dtype=np.uint8 if alphabet <= 256 else np.uint16)
     reader.close()
-    return symbols.astype(np.uint16)
+    return symbols
 
 
 def _check_alphabet(alphabet: int) -> None:

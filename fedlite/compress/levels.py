@@ -12,6 +12,7 @@ JPEG-LS's neighbours, but of rows and columns, for updates have no neighbourhood
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from fedlite.compress.bits import BitReader, BitWriter, RawBits
 from fedlite.compress.contexts import CLASSES, CONTEXTS, EMPTY, Contexts, Grid, Ints, classes_of, grids_of
 from fedlite.compress.entropy import Coder, Reader, Writer, code
 from fedlite.compress.frequencies import WIDTH, tables
+from fedlite.compress.gaps import RUN, Places, Spread, code_counts, code_order, histogram
 from fedlite.compress.layout import Tensor
 from fedlite.errors import CodecError
 
@@ -30,11 +32,9 @@ TOP = 32767
 _HEAD = struct.Struct("<II")  # levels that are not zero, bytes of the entropy coded part
 _SYMBOLS_EACH = 256  # levels of a lane, at least
 _MOST_LANES = 1 << 10
-_ESCAPE = 47  # a gap's largest symbol: what is beyond follows as raw bits
 _SHORT = 12  # magnitudes up to this have symbols of their own, longer ones share one for each octave
 _GROUPS, _STRENGTHS = 8, 4  # of contexts by mean magnitude, of rows by how one-sided their signs are
 GROUP_MEANS = 2.0 ** ((np.arange(_GROUPS - 1) + 0.5) / 1.5)  # from which a context is in the next group
-_BUCKETS = 9  # of contexts by mean gap
 STRONG = np.array([0.65, 0.85, 0.97])  # share of the commoner sign from which a row is in the next strength
 
 
@@ -61,7 +61,8 @@ def encode(levels: Levels, tensors: tuple[Tensor, ...]) -> bytes:
     found = [_find(levels[grid.places]) for grid in grids]
     count = sum(len(each.levels) for each in found)
     writer, raw = Writer(lanes_for(count)), BitWriter()
-    _model(writer, raw, grids, count, found)
+    for _ in _model(writer, raw, grids, count, found):
+        pass
     coded = writer.finish()
     return _HEAD.pack(count, len(coded)) + coded + raw.finish()
 
@@ -84,13 +85,10 @@ def decode(payload: bytes, tensors: tuple[Tensor, ...], *, wide: bool = False) -
     raw = BitReader(payload[_HEAD.size + coded :])
     levels = np.zeros(size, "<i2" if wide else np.int8)
     top = TOP if wide else 127
-    for grid, part in zip(grids, _model(reader, raw, grids, count, None), strict=True):
-        if part.levels.size and np.abs(part.levels).max() > top:
-            raise CodecError(f"payload holds a level of {np.abs(part.levels).max()}, at most {top} expected")
-        if isinstance(grid.places, slice):
-            levels[grid.places.start + part.places] = part.levels
-        else:
-            levels[grid.places[part.places]] = part.levels
+    for places, part in _model(reader, raw, grids, count, None):
+        if np.abs(part).max() > top:
+            raise CodecError(f"payload holds a level of {np.abs(part).max()}, at most {top} expected")
+        levels[places] = part
     reader.close()
     raw.close()
     return levels
@@ -103,35 +101,40 @@ def lanes_for(count: int) -> int:
 
 def _model(
     coder: Coder, raw: RawBits, grids: list[Grid], count: int, found: list[_Found] | None
-) -> list[_Found]:
-    """What is coded, in order, in both directions: `found` is given when writing, returned when reading."""
+) -> Iterator[tuple[Places, Ints]]:
+    """What is coded, in order, in both directions: `found` is given when writing.
+
+    A reader is given (places in the plane, levels), run by run; a writer's runs are only to be gone through.
+    """
     sides = _sides(
         coder, grids, None if found is None else [_side(*pair) for pair in zip(grids, found, strict=True)]
     )
     contexts = [Contexts(grid, side.rows, side.columns) for grid, side in zip(grids, sides, strict=True)]
     if found is not None:
         found = [_in_order(*pair) for pair in zip(contexts, found, strict=True)]
-    totals = np.concatenate([np.zeros(0, np.int64), *(each.totals for each in contexts)])
-    starts = np.cumsum(totals) - totals
-    begins = [int(each) for each in starts[::CONTEXTS]]
-    order = None
+    none = np.zeros(0, np.int64)
+    totals = np.concatenate([none, *(each.totals for each in contexts)])
+    begins = [int(each) for each in (np.cumsum(totals) - totals)[::CONTEXTS]]
+    order, levels = None, None
     if found is not None:
         pairs = zip(contexts, found, begins, strict=True)
-        order = np.concatenate([np.zeros(0, np.int64), *(c.order(f.places) + begin for c, f, begin in pairs)])
-    counts = _counts(coder, raw, totals, starts, count, order)
-    context = np.repeat(np.arange(len(totals)), counts)
-    order = _order(coder, raw, totals, starts, counts, context, order)
-    ends = np.cumsum([0, *(counts.reshape(-1, CONTEXTS).sum(axis=1))])
-    spans = [slice(*pair) for pair in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
-    if found is None:
-        parts = zip(contexts, spans, begins, strict=True)
-        places = [c.places(order[span] - begin) for c, span, begin in parts]
-    else:
-        places = [each.places for each in found]
-    signs = np.concatenate([np.zeros(0, np.int64), *map(_signs, grids, sides, places)])
-    levels = None if found is None else np.concatenate([np.zeros(0, np.int64), *(f.levels for f in found)])
-    levels = _values(coder, raw, counts, context, signs, levels)
-    return [_Found(place, levels[span]) for place, span in zip(places, spans, strict=True)]
+        order = np.concatenate([none, *(c.order(f.places) + begin for c, f, begin in pairs)])
+        levels = np.concatenate([none, *(each.levels for each in found)])
+    spread = code_counts(coder, raw, totals, count, order)
+    places = code_order(coder, raw, spread, order)
+    signs = np.zeros(count, np.uint8)
+    ends = np.cumsum([0, *spread.counts.reshape(-1, CONTEXTS).sum(axis=1)]).tolist()
+    for number, (grid, side, each) in enumerate(zip(grids, sides, contexts, strict=True)):
+        for start in range(ends[number], ends[number + 1], RUN):
+            run = slice(start, min(start + RUN, ends[number + 1]))
+            if found is None:
+                inside = each.places(places[run].astype(np.int64) - begins[number])
+                places[run] = grid.in_plane(inside)
+            else:
+                inside = found[number].places[run.start - ends[number] : run.stop - ends[number]]
+            signs[run] = _signs(grid, side, inside)
+    for run, part in _values(coder, raw, spread, signs, levels):
+        yield places[run], part
 
 
 def _find(levels: Levels) -> _Found:
@@ -180,63 +183,6 @@ def _in_order(contexts: Contexts, found: _Found) -> _Found:
     return _Found(contexts.places(keys >> 16), (keys & 0xFFFF) - TOP)
 
 
-def _counts(coder: Coder, raw: RawBits, totals: Ints, starts: Ints, count: int, order: Ints | None) -> Ints:
-    """How many of each context's weights are not zero: the length of the number, then its lower bits."""
-    there = totals > 0
-    given = None if order is None else np.diff(np.searchsorted(order, starts), append=len(order))[there]
-    lengths = None if given is None else np.frexp(given)[1].astype(np.int64)
-    lengths = code(coder, int(np.count_nonzero(there)), 32, lengths)
-    top = np.where(lengths > 0, 1 << np.maximum(lengths - 1, 0), 0)
-    counts = np.zeros(len(totals), np.int64)
-    counts[there] = top + raw.take(np.maximum(lengths - 1, 0), None if given is None else given - top)
-    if (counts > totals).any() or counts.sum() != count:
-        raise CodecError(f"payload holds {counts.sum()} levels in its contexts, {count} expected")
-    return counts
-
-
-def _order(
-    coder: Coder,
-    raw: RawBits,
-    totals: Ints,
-    starts: Ints,
-    counts: Ints,
-    context: Ints,
-    order: Ints | None,
-) -> Ints:
-    """Where levels are: the gaps between them, cut to symbols of a mean below 8 and raw bits."""
-    sixteenths = 16 * (totals - counts) // np.maximum(counts, 1)
-    length = np.frexp(sixteenths)[1].astype(np.int64)
-    cut, bucket = np.maximum(length - 7, 0), np.minimum(length, _BUCKETS - 1)
-    used = np.bincount(bucket[counts > 0], minlength=_BUCKETS) > 0
-    which, wide = bucket[context], cut[context]
-    first = np.zeros(len(context), np.bool_)
-    first[(np.cumsum(counts) - counts)[counts > 0]] = True
-    gaps = symbols = None
-    if order is not None:
-        before = np.concatenate([np.full(min(1, len(order)), -1), order[:-1]])
-        gaps = order - np.where(first, starts[context] - 1, before) - 1
-        symbols = np.minimum(gaps >> wide, _ESCAPE)
-    seen = None if symbols is None else _histogram(which, symbols, _BUCKETS)
-    symbols = coder.mixed(tables(coder, used, seen), which, symbols)
-    far = np.flatnonzero(symbols == _ESCAPE)
-    over = None if gaps is None else (gaps[far] >> wide[far]) - _ESCAPE
-    lengths = None if over is None else np.frexp(over)[1].astype(np.int64)
-    lengths = raw.take(np.full(len(far), 5), lengths)
-    symbols[far] += raw.take(lengths, over)
-    low = raw.take(wide, None if gaps is None else gaps & ((1 << wide) - 1))
-    if order is not None:
-        return order
-    found = np.cumsum((symbols << wide) + low + 1) - 1
-    begins = np.flatnonzero(first)
-    shift = starts[context[begins]] - np.concatenate(
-        [np.zeros(min(1, len(begins)), np.int64), found[begins[1:] - 1] + 1]
-    )
-    found += np.repeat(shift, np.diff(begins, append=len(found)))
-    if (found >= (starts + totals)[context]).any():
-        raise CodecError("payload holds a level beyond the weights of its context")
-    return found
-
-
 def _signs(grid: Grid, side: _Side, places: Ints) -> Ints:
     """2 · strength + flip of each level's row."""
     if grid.tensor is None:
@@ -245,35 +191,41 @@ def _signs(grid: Grid, side: _Side, places: Ints) -> Ints:
 
 
 def _values(
-    coder: Coder, raw: RawBits, counts: Ints, context: Ints, signs: Ints, levels: Ints | None
-) -> Ints:
+    coder: Coder, raw: RawBits, spread: Spread, signs: NDArray[np.uint8], levels: Ints | None
+) -> Iterator[tuple[slice, Ints]]:
     """What levels are: a symbol for magnitude and sign, in tables by the context's group and the row's strength."""
-    there = counts > 0
-    groups, size, symbols, seen = np.zeros(len(counts), np.int64), None, None, None
-    number = _GROUPS * _STRENGTHS
+    there, number = spread.counts > 0, _GROUPS * _STRENGTHS
+    groups, used = np.zeros(len(there), np.int64), np.zeros(number, np.bool_)
+    seen = np.zeros((number, WIDTH), np.int64)
     if levels is not None:
-        size = np.abs(levels)
-        mean = np.bincount(context, size, len(counts))[there] / counts[there]
-        groups[there] = np.searchsorted(GROUP_MEANS, mean, side="right")
+        sums = (
+            np.add.reduceat(np.abs(levels), (np.cumsum(spread.counts) - spread.counts)[there])
+            if len(levels)
+            else 0
+        )
+        groups[there] = np.searchsorted(GROUP_MEANS, sums / spread.counts[there], side="right")
     some = groups[there] if levels is not None else None
     groups[there] = code(coder, int(np.count_nonzero(there)), _GROUPS, some)
-    which = groups[context] * _STRENGTHS + (signs >> 1)
-    if size is not None and levels is not None:
-        octave = np.frexp(np.maximum(size - _SHORT, 1))[1].astype(np.int64) - 1
-        kinds = np.where(size <= _SHORT, size - 1, _SHORT + octave)
-        symbols = 2 * kinds + ((levels < 0) ^ (signs & 1))
-        seen = _histogram(which, symbols, number)
-    used = np.bincount(which, minlength=number) > 0
-    symbols = coder.mixed(tables(coder, used, seen), which, symbols)
-    half = symbols >> 1
-    octave = np.maximum(half - _SHORT, 0)
-    extra = raw.take(
-        octave, None if size is None else np.where(half < _SHORT, 0, size - _SHORT - (1 << octave))
-    )
-    found = np.where(half < _SHORT, half + 1, _SHORT + (1 << octave) + extra)
-    return np.where((symbols ^ signs) & 1, -found, found)
+    for run, context in spread.runs():
+        which = groups[context] * _STRENGTHS + (signs[run] >> 1)
+        used[which] = True
+        if levels is not None:
+            seen += histogram(which, _symbols(levels[run], signs[run]), number)
+    coded = coder.mixed(tables(coder, used, None if levels is None else seen))
+    for run, context in spread.runs():
+        which = groups[context] * _STRENGTHS + (signs[run] >> 1)
+        symbols = coded(which, None if levels is None else _symbols(levels[run], signs[run]))
+        half = symbols >> 1
+        octave = np.maximum(half - _SHORT, 0)
+        base = np.where(half < _SHORT, half + 1, _SHORT + (1 << octave))
+        size = base + raw.take(octave, None if levels is None else np.abs(levels[run]) - base)
+        yield run, np.where((symbols ^ signs[run]) & 1, -size, size)
 
 
-def _histogram(which: Ints, symbols: Ints, number: int) -> Ints:
-    """(number, WIDTH): how often each table's symbols come."""
-    return np.bincount(which * WIDTH + symbols, minlength=number * WIDTH).reshape(number, WIDTH)
+def _symbols(levels: Ints, signs: NDArray[np.uint8]) -> Ints:
+    """Twice the kind of magnitude, and whether the sign is the row's rarer one."""
+    size = np.abs(levels)
+    octave = np.frexp(np.maximum(size - _SHORT, 1))[1].astype(np.int64) - 1
+    kinds = np.where(size <= _SHORT, size - 1, _SHORT + octave)
+    found: Ints = 2 * kinds + ((levels < 0) ^ (signs & 1))
+    return found

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fedlite.compress import levels
 from fedlite.compress.bits import BitWriter
 from fedlite.compress.contexts import Ints, grids_of
-from fedlite.compress.entropy import Writer
+from fedlite.compress.entropy import Mixed, Writer
 from fedlite.compress.layout import Tensor
 
 
@@ -24,11 +24,15 @@ class Liar(Writer):
         assert values is not None
         return super().symbols(frequencies, count, self._lie(values, np.flatnonzero(frequencies)))
 
-    def mixed(self, tables: Ints, which: Ints, values: NDArray[np.int64] | None) -> Ints:
-        assert values is not None
-        some = self._lie(values, np.arange(tables.shape[1]))
-        given = tables[which, some] > 0
-        return super().mixed(tables, which, np.where(given, some, values))
+    def mixed(self, tables: Ints) -> Mixed:
+        write, possible = super().mixed(tables), np.arange(tables.shape[1])
+
+        def run(which: Ints, values: NDArray[np.int64] | None) -> Ints:
+            assert values is not None
+            some = self._lie(values, possible)
+            return write(which, np.where(tables[which, some] > 0, some, values))
+
+        return run
 
     def _lie(self, values: NDArray[np.int64], possible: Ints) -> NDArray[np.int64]:
         lies = self._chance.random(len(values)) < self._rate
@@ -42,6 +46,7 @@ def encode(rng: Random, values: levels.Levels, tensors: tuple[Tensor, ...]) -> b
     found = [levels._find(values[grid.places]) for grid in grids]
     count = sum(len(each.levels) for each in found)
     writer, raw = Liar(levels.lanes_for(count), rng), BitWriter()
-    levels._model(writer, raw, grids, count, found)
+    for _ in levels._model(writer, raw, grids, count, found):
+        pass
     coded = writer.finish()
     return levels._HEAD.pack(count, len(coded)) + coded + raw.finish()
