@@ -86,7 +86,7 @@ def updates(draw: st.DrawFn) -> tuple[dict[str, Array], dict[str, NDArray[np.boo
 
 
 @every_codec
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(case=updates())
 def test_round_trip_of_any_shape_and_value(codec: Codec, case: tuple[dict[str, Array], Masks]) -> None:
     update, masks = case
@@ -98,10 +98,10 @@ def test_round_trip_of_any_shape_and_value(codec: Codec, case: tuple[dict[str, A
 
 @every_codec
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
-@pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 40), (1, 1, 1, 1), (0,), (3, 0), (0, 3), (32, 33)])
-def test_extreme_values_and_shapes(codec: Codec, value: float, shape: tuple[int, ...]) -> None:
-    update = {"w": np.full(shape, value, np.float32), "w.act_range": np.array([value, -1], np.float32)}
-    check_error(codec, update, codec.decode(encoded(codec, update), update), {})
+def test_extreme_values_and_shapes(codec: Codec, value: float) -> None:
+    for shape in ((), (1,), (5,), (2, 40), (1, 1, 1, 1), (0,), (3, 0), (0, 3), (32, 33)):
+        update = {"w": np.full(shape, value, np.float32), "w.act_range": np.array([value, -1], np.float32)}
+        check_error(codec, update, codec.decode(encoded(codec, update), update), {})
 
 
 @every_codec
