@@ -46,6 +46,21 @@ uint32_t largest_bits(const float* x, int64_t count) {
     return most;
 }
 
+// Leaves zeros behind.
+void move(float* __restrict x, int64_t count, float* __restrict to) {
+    for (int64_t i = 0; i < count; ++i) {
+        to[i] = x[i];
+        x[i] = 0;
+    }
+}
+
+void move_live(float* __restrict x, const uint8_t* __restrict live, int64_t count, float* __restrict to) {
+    for (int64_t i = 0; i < count; ++i) {
+        to[i] = live[i] ? x[i] : 0.0f;
+        x[i] = 0;
+    }
+}
+
 // The upper half of a float32's bits, rounded to nearest; the largest stay finite: step.halves.
 uint32_t half_of(float value) {
     const uint32_t bits = bits_of(value), upper = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;

@@ -42,6 +42,7 @@ public:
         }
         before_.resize(columns);
         of_class_.resize(EMPTY * words);
+        live_before_.resize(EMPTY * words);
     }
 
     // Bytes of the levels of each matrix, and then of the others.
@@ -84,7 +85,8 @@ private:
     std::unique_ptr<Mark[]> marks_;
     std::vector<Context> contexts_;
     std::vector<uint8_t> rows_, columns_, signs_, there_, lengths_;
-    std::vector<int32_t> row_counts_, negative_, column_counts_, before_;
+    std::vector<int32_t> row_counts_, negative_, column_counts_, before_, live_before_;
+    int64_t live_in_[EMPTY];
     std::vector<uint64_t> of_class_;
 
     // levels._sides
@@ -149,21 +151,17 @@ private:
         if (matrix.live) split(matrix, columns);
         row = begin = 0;
         for (int64_t i = 0; i < count; ++row, begin += matrix.columns) {
-            if (rows[row] == EMPTY) continue;
-            int64_t passed[CLASSES] = {}, word[CLASSES] = {};
+            const int first_context = rows[row];
+            if (first_context == EMPTY) continue;
+            if (matrix.live) count_live(matrix, row, in_class);
             for (; i < count && levels[i].place < begin + matrix.columns; ++i) {
                 const int64_t column = levels[i].place - begin;
-                const int of = columns[column], context = rows[row] + of;
-                const int64_t here = matrix.live ? passed_at(matrix, row, column, of, passed[of], word[of]) : before_[column];
-                const int64_t rank = ranked[context] + here;
+                const int of = columns[column], context = first_context + of;
+                const int64_t rank = ranked[context] + (matrix.live ? live_before(matrix, row, column, of) : before_[column]);
                 marks_[next[context]++] = {int32_t(rank - last[context] - 1), int16_t(levels[i].level), signs[row], 0};
                 last[context] = rank;
             }
-            for (int of = 0; of < EMPTY; ++of) {
-                if (!in_class[of]) continue;
-                if (matrix.live) passed_to(matrix, row, matrix.words, of, passed[of], word[of]);
-                ranked[rows[row] + of] += matrix.live ? passed[of] : in_class[of];
-            }
+            for (int of = 0; of < EMPTY; ++of) ranked[first_context + of] += matrix.live ? live_in_[of] : in_class[of];
         }
         for (int c = 0; c < CONTEXTS; ++c) contexts_[first + c].total = ranked[c];
     }
@@ -175,20 +173,27 @@ private:
             if (columns[c] != EMPTY) of_class_[columns[c] * matrix.words + c / 64] |= uint64_t(1) << c % 64;
     }
 
-    // Live weights of a row in columns of this class, before word `to`: `passed` of them before `word`.
-    void passed_to(const Matrix& matrix, int64_t row, int64_t to, int of, int64_t& passed, int64_t& word) const {
-        const uint64_t *live = matrix.live + row * matrix.words, *in_class = of_class_.data() + of * matrix.words;
-        int64_t more = 0;
-        for (int64_t w = word; w < to; ++w) more += __builtin_popcountll(live[w] & in_class[w]);
-        passed += more;
-        word = to;
+    // Of each class that has columns, a row's live weights: all of them, and those before each word.
+    void count_live(const Matrix& matrix, int64_t row, const int64_t* in_class) {
+        const uint64_t* live = matrix.live + row * matrix.words;
+        for (int of = 0; of < EMPTY; ++of) {
+            live_in_[of] = 0;
+            if (!in_class[of]) continue;
+            const uint64_t* columns = of_class_.data() + of * matrix.words;
+            int32_t* before = live_before_.data() + of * matrix.words;
+            for (int64_t w = 0; w < matrix.words; ++w) before[w] = __builtin_popcountll(live[w] & columns[w]);
+            for (int64_t w = 0; w < matrix.words; ++w) {
+                live_in_[of] += before[w];
+                before[w] = int32_t(live_in_[of] - before[w]);
+            }
+        }
     }
 
-    int64_t passed_at(const Matrix& matrix, int64_t row, int64_t column, int of, int64_t& passed, int64_t& word) const {
-        const int64_t at = column / 64;
-        passed_to(matrix, row, at, of, passed, word);
-        const uint64_t both = matrix.live[row * matrix.words + at] & of_class_[of * matrix.words + at];
-        return passed + __builtin_popcountll(both & ((uint64_t(1) << column % 64) - 1));
+    // Live weights of the column's class that are before it in the row which was counted.
+    int64_t live_before(const Matrix& matrix, int64_t row, int64_t column, int of) const {
+        const int64_t word = column / 64;
+        const uint64_t both = matrix.live[row * matrix.words + word] & of_class_[of * matrix.words + word];
+        return live_before_[of * matrix.words + word] + __builtin_popcountll(both & ((uint64_t(1) << column % 64) - 1));
     }
 
     void gather_others(const Part& part, int64_t at) {

@@ -169,11 +169,10 @@ private:
                 found += more;
                 if (span.place >= 0) {
                     for (int64_t i = 0; i < more; ++i) to[i].place = job_.place[span.place + to[i].place];
-                    for (int64_t i = 0; i < span.length; ++i) rest[i] = job_.live[span.start + i] ? x[i] : 0.0f;
+                    move_live(x, job_.live + span.start, span.length, rest);
                 } else {
-                    std::copy_n(x, span.length, rest);
+                    move(x, span.length, rest);
                 }
-                std::fill_n(x, span.length, 0.0f);
             }
             ends_.push_back(found);
         }
