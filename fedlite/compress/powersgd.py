@@ -1,8 +1,10 @@
-"""Low rank as a filter: a matrix of an update travels as two thin ones, found by one step of power iteration.
+"""Low rank as a filter: a matrix of an update travels as the factors of its largest singular values.
 
-The step begins from the factor that was found last time, so that over rounds it converges to the leading singular
-vectors. (Vogels et al. 2019, Alg. 1) What is sent has the scale of the update: the left factor's columns are as large
-as the right's, whatever their length means nothing, and what travels beside them can share their step.
+Power iteration finds them, beginning from the factor that was found last time (Vogels et al. 2019, Alg. 1), and a small
+decomposition turns them to the singular vectors (Halko, Martinsson & Tropp 2011, Alg. 5.1). With M ≈ U S Vᵀ, what is
+sent is U S and V S: an error in any number of these changes M by as much as the same error in a weight that is sent as
+it is, so that one step for all is right, the first components get more levels, and those too small for the step vanish
+(reverse water-filling: Cover & Thomas 2006, §10.3.3). S does not travel: it is the longer of two decoded columns.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,16 +21,20 @@ from fedlite.types import Array
 Doubles = NDArray[np.float64]
 
 LARGEST_RANK = 64
+LEAST_SIDE = 16  # rows and columns: narrower matrices are hardly of lower rank, nor are pruned ones
+ITERATIONS = 2
 _LARGEST = float(np.finfo(np.float32).max)
 _AT_ONCE = 1 << 16  # weights of a product
+_SAFE = 1e30  # of factors: their products are finite
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """Filter: each matrix whose factors of this `rank` (1 … 64) are fewer numbers than its live weights, as factors.
+    """Filter: each matrix as factors of this `rank` (1 … 64), or less where they would be no fewer numbers.
 
-    Factors are left (rows, rank) and right (columns, rank). A weight is √rows · Σ left[:, i] / |left[:, i]| ·
-    right[:, i]. Remembers the right factor. Other tensors are untouched.
+    Left (rows, rank) is above right (columns, rank) in one tensor. A weight is Σ left[:, i] · right[:, i] / size[i],
+    where size is the longer of both columns. Remembers the right factor. Other tensors are untouched: those that are
+    narrow, and those of whose weights more than a quarter are pruned.
     """
 
     rank: int = 4
@@ -44,25 +50,27 @@ class LowRank:
         return f"lowrank:{self.rank}"
 
     def inner(self, layout: Layout) -> Layout:
-        """Two tensors in the place of each matrix that is factored."""
-        tensors: list[Tensor] = []
-        for tensor in layout.tensors:
-            tensors += self._factors(tensor) if self._factored(tensor) else [tensor]
+        """One tensor in the place of each matrix that is factored."""
+        tensors = [
+            Tensor((t.rows + t.columns, rank), name=f"{t.name}.factors") if rank else t
+            for t, rank in self._ranks(layout)
+        ]
         return replace(layout, tensors=tuple(tensors))
 
     def memory(self, layout: Layout) -> Mapping[str, tuple[int, ...]]:
         """The right factors."""
-        return {_name(t): (t.columns, self.rank) for t in layout.tensors if self._factored(t)}
+        return {_name(tensor): (tensor.columns, rank) for tensor, rank in self._ranks(layout) if rank}
 
     def apply(self, weights: Array, layout: Layout, chance: Chance, memory: Memory) -> Filtered:
         """The factors."""
         parts, after = [np.zeros(0, np.float32)], dict[str, Array]()
-        for tensor, span in zip(layout.tensors, layout.spans, strict=True):
+        for (tensor, rank), span in zip(self._ranks(layout), layout.spans, strict=True):
             part = weights[span]
-            if self._factored(tensor):
-                *factors, kept = self._split(part, tensor, chance, memory.get(_name(tensor)))
-                parts += [factor.reshape(-1) for factor in factors]
-                after[_name(tensor)] = kept
+            if rank:
+                begin = _begin(memory.get(_name(tensor)), (tensor.columns, rank), chance)
+                left, right = _split(part, tensor, begin)
+                parts += [left.reshape(-1), right.reshape(-1)]
+                after[_name(tensor)] = right if right.any() else begin
             else:
                 parts.append(part)
         return Filtered(np.concatenate(parts), memory=after)
@@ -70,77 +78,83 @@ class LowRank:
     def undo(self, weights: Array, layout: Layout, note: bytes) -> Array:
         """The products."""
         parts, place = [np.zeros(0, np.float32)], 0
-        for tensor in layout.tensors:
-            if not self._factored(tensor):
-                parts.append(weights[place : place + tensor.live])
-                place += tensor.live
-                continue
-            middle = place + tensor.rows * self.rank
-            end = middle + tensor.columns * self.rank
-            left, right = (weights[a:b].reshape(-1, self.rank) for a, b in ((place, middle), (middle, end)))
-            product = np.concatenate(list(_products(left, right))).reshape(-1)
-            parts.append(product if tensor.mask is None else product[tensor.places])
-            place = end
+        for tensor, rank in self._ranks(layout):
+            size = rank * (tensor.rows + tensor.columns) if rank else tensor.live
+            part = weights[place : place + size]
+            place += size
+            if rank:
+                both = part.reshape(-1, rank)
+                product = _products(both[: tensor.rows], both[tensor.rows :]).reshape(-1)
+                part = product if tensor.mask is None else product[tensor.places]
+            parts.append(part)
         return np.concatenate(parts)
 
-    def _factored(self, tensor: Tensor) -> bool:
-        return tensor.is_matrix and self.rank * (tensor.rows + tensor.columns) < tensor.live
-
-    def _factors(self, tensor: Tensor) -> list[Tensor]:
-        return [
-            Tensor((tensor.rows, self.rank), name=f"{tensor.name}.left"),
-            Tensor((tensor.columns, self.rank), name=f"{tensor.name}.right"),
-        ]
-
-    def _split(
-        self, part: Array, tensor: Tensor, chance: Chance, before: Array | None
-    ) -> tuple[Array, Array, Array]:
-        """(left, right, what to begin from next time)."""
-        shape = (tensor.columns, self.rank)
-        warm = before is not None and before.shape == shape and bool(before.any())
-        if not warm and chance is None:
-            raise SettingsError("a low rank codec needs a generator to begin from")
-        peak = np.abs(part).max()
-        if peak == 0:
-            zeros = np.zeros((tensor.rows, self.rank), np.float32), np.zeros(shape, np.float32)
-            return *zeros, before if warm and before is not None else zeros[1]
-        matrix = np.zeros((tensor.rows, tensor.columns), np.float32)
-        matrix.reshape(-1)[tensor.places] = part / peak
-        if warm and before is not None:
-            begin = before
-        else:
-            assert chance is not None
-            begin = chance.standard_normal(shape, np.float32)
-        left = np.linalg.qr((matrix @ begin).astype(np.float64))[0]
-        right = matrix.T @ left.astype(np.float32)
-        return (*_scaled(left, right.astype(np.float64) * float(peak)), right)
+    def _ranks(self, layout: Layout) -> Iterator[tuple[Tensor, int]]:
+        """Each tensor and the rank of its factors; 0 where it has none."""
+        for tensor in layout.tensors:
+            narrow = min(tensor.rows, tensor.columns) < LEAST_SIDE if tensor.is_matrix else True
+            if not narrow and 4 * tensor.live >= 3 * tensor.rows * tensor.columns:
+                yield tensor, min(self.rank, (tensor.live - 1) // (tensor.rows + tensor.columns))
+            else:
+                yield tensor, 0
 
 
-def _scaled(left: Doubles, right: Doubles) -> tuple[Array, Array]:
-    """As they are sent: right / √rows, and left's columns with the same root mean square."""
-    right = right / len(left) ** 0.5
-    size = np.sqrt((right**2).mean(axis=0))
-    left = left * len(left) ** 0.5 * size
-    return _fitting(left), _fitting(right)
+def _begin(before: Array | None, shape: tuple[int, ...], chance: Chance) -> Array:
+    """Where the iteration begins: in no column from zero."""
+    warm = before is not None and before.shape == shape
+    if before is not None and warm and before.any(axis=0).all():
+        return before
+    if chance is None:
+        raise SettingsError("a low rank codec needs a generator to begin from")
+    begin = chance.standard_normal(shape, np.float32)
+    return np.where(before.any(axis=0), before, begin) if before is not None and warm else begin
+
+
+def _split(part: Array, tensor: Tensor, begin: Array) -> tuple[Array, Array]:
+    """(U S, V S)."""
+    peak = np.abs(part).max()
+    if peak == 0:
+        return np.zeros((tensor.rows, begin.shape[1]), np.float32), np.zeros_like(begin)
+    matrix = part / peak if tensor.mask is None else np.zeros(tensor.mask.size, np.float32)
+    if tensor.mask is not None:
+        matrix[tensor.places] = part / peak
+    matrix = matrix.reshape(tensor.rows, tensor.columns)
+    right = begin / np.abs(begin).max(axis=0)
+    for _ in range(ITERATIONS):
+        left = np.linalg.qr(matrix @ right)[0]
+        right = matrix.T @ left
+    vectors, sizes, turn = np.linalg.svd(right, full_matrices=False)
+    scale = sizes.astype(np.float64) * float(peak)
+    return _fitting((left @ turn.T) * scale), _fitting(vectors * scale)
 
 
 def _fitting(values: Doubles) -> Array:
     return np.clip(values, -_LARGEST, _LARGEST).astype(np.float32)
 
 
-def _products(left: Array, right: Array) -> Iterator[Array]:
-    """The weights, some rows at a time; every sum in order, so that it is the same everywhere."""
-    wide = left.astype(np.float64)
-    length = np.sqrt(np.cumsum(wide**2, axis=0)[-1])
-    wide = wide * len(left) ** 0.5 / np.where(length > 0, length, 1)
-    columns = np.ascontiguousarray(right.T, np.float64)
+def _products(left: Array, right: Array) -> Array:
+    """The weights (rows, columns); every sum in order and in float32, so that it is the same everywhere."""
+    sizes = np.maximum(_lengths(left), _lengths(right))
+    there = np.flatnonzero(left.any(axis=0) & right.any(axis=0))
+    scaled = (left[:, there] / sizes[there]).astype(np.float32)
+    columns = np.ascontiguousarray(right.T[there])
+    total = np.zeros((len(left), len(right)), np.float32)
     step = max(_AT_ONCE // len(right), 1)
-    for begin in range(0, len(left), step):
-        some = wide[begin : begin + step]
-        total = some[:, :1] * columns[0]
-        for place in range(1, len(columns)):
-            total += some[:, place : place + 1] * columns[place]
-        yield _fitting(total)
+    room = np.empty((step, len(right)), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for begin in range(0, len(left), step):
+            part, some = total[begin : begin + step], scaled[begin : begin + step]
+            for place, column in enumerate(columns):
+                part += np.multiply(some[:, place : place + 1], column, out=room[: len(part)])
+    if columns.size and np.abs(columns).max() > _SAFE:
+        np.clip(np.nan_to_num(total, copy=False), -_LARGEST, _LARGEST, out=total)
+    return total
+
+
+def _lengths(factor: Array) -> Doubles:
+    """Of the columns; added in order."""
+    found: Doubles = np.sqrt(np.cumsum(factor.astype(np.float64) ** 2, axis=0)[-1])
+    return found
 
 
 def _name(tensor: Tensor) -> str:

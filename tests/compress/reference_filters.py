@@ -61,43 +61,51 @@ def scattered(weights: list[float], note: bytes, fraction: float, inner: Inner) 
     return found
 
 
-def is_factored(tensor: Tensor, rank: int) -> bool:
-    return is_matrix(tensor) and rank * (tensor[0][0] + columns_of(tensor[0])) < sum(tensor[1])
+def rank_of(tensor: Tensor, rank: int) -> int:
+    """Of a tensor's factors; 0 where it has none."""
+    rows, columns, live = tensor[0][0] if tensor[0] else 0, columns_of(tensor[0]), sum(tensor[1])
+    if not is_matrix(tensor) or min(rows, columns) < 16 or 4 * live < 3 * rows * columns:
+        return 0
+    return min(rank, (live - 1) // (rows + columns))
 
 
 def factored(inner: Inner, rank: float) -> Inner:
     tensors: list[Tensor] = []
     for tensor in inner.tensors:
-        if not is_factored(tensor, int(rank)):
+        shape = tensor[0]
+        if own := rank_of(tensor, int(rank)):
+            shape = (shape[0] + columns_of(shape), own)
+            tensors.append((shape, [1] * math.prod(shape)))
+        else:
             tensors.append(tensor)
-            continue
-        thin = [(size, int(rank)) for size in (tensor[0][0], columns_of(tensor[0]))]
-        tensors += [(shape, [1] * math.prod(shape)) for shape in thin]
     return Inner(tensors, inner.extra)
 
 
 def multiplied(weights: list[float], rank: int, inner: Inner) -> list[float]:
     rest, found = iter(weights), list[float]()
     for tensor, size in zip(inner.tensors, inner.sizes, strict=True):
-        if not is_factored(tensor, rank):
+        own = rank_of(tensor, rank)
+        if not own:
             found += [next(rest) for _ in range(size)]
             continue
-        left, right = (
-            [[next(rest) for _ in range(rank)] for _ in range(n)]
-            for n in (tensor[0][0], columns_of(tensor[0]))
-        )
-        for i in range(rank):
-            square = 0.0
-            for row in left:
-                square += row[i] * row[i]
-            for row in left:
-                row[i] = row[i] * math.sqrt(len(left)) / (math.sqrt(square) or 1.0)
+        rows, columns = tensor[0][0], columns_of(tensor[0])
+        left, right = ([[next(rest) for _ in range(own)] for _ in range(n)] for n in (rows, columns))
+        lengths = [max(length(left, i), length(right, i)) for i in range(own)]
+        there = [i for i in range(own) if any(row[i] for row in left) and any(row[i] for row in right)]
+        scaled = [[f32(row[i] / lengths[i]) for i in there] for row in left]
         alive = iter(tensor[1])
-        for row in left:
+        for row in scaled:
             for column in right:
-                total = row[0] * column[0]
-                for a, b in zip(row[1:], column[1:], strict=True):
-                    total += a * b
+                total = 0.0
+                for a, i in zip(row, there, strict=True):
+                    total = f32(total + f32(a * column[i]))
                 if next(alive):
-                    found.append(f32(total))
+                    found.append(total)
     return found
+
+
+def length(factor: list[list[float]], i: int) -> float:
+    square = 0.0
+    for row in factor:
+        square += row[i] * row[i]
+    return math.sqrt(square)

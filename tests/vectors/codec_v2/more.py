@@ -138,16 +138,16 @@ def good() -> Iterator[tuple[str, dict[str, Any]]]:
             "body": bytes(8) + struct.pack("<4f", 5.0, -7.0, 1.0, 2.0),
         },
     )
-    # Left is 3 everywhere: √32 · 3 / (3 √32) = 1. So a row is right, j/64.
+    # Left is 2 everywhere, of length 2 · √64 = 16; right, j/64, is shorter. So a row is 2/16 · j/64.
     right = [j / 64 for j in range(33)]
     yield (
         "lowrank",
         {
-            "model": [["m", [32, 33]]],
+            "model": [["m", [64, 33]]],
             "codec": "lowrank:1+plain",
             "key": "lowrank:1+plain",
-            "values": {"m": right * 32},
-            "body": struct.pack("<65f", *[3.0] * 32, *right),
+            "values": {"m": [each / 8 for each in right] * 64},
+            "body": struct.pack("<97f", *[2.0] * 64, *right),
         },
     )
 
