@@ -2,7 +2,6 @@
 
 import pytest
 
-from fedlite.apps.settings import JobSettings
 from fedlite.apps.timed import Plan, Timed
 from fedlite.errors import QuorumError
 from fedlite.ledger.store import Snapshot
@@ -10,14 +9,15 @@ from fedlite.virtual.devices import MIB, Fleet, Profile
 from fedlite.virtual.schedule import Schedule
 from fedlite.virtual.traces import Trace
 from fedlite.virtual.workload import Workload
+from simulations.config import Config
 
 PI = Profile("pi", 1e8, 450 * MIB, 8e6, 8e6, 0.0, 1.0, 4.0, 1.0, None, "round numbers")
 WORK = Workload(flops_per_sample=10**6, memory_first=100 * MIB, memory_more=MIB, batch_size=0)
 
 
-def timed(trace: Trace | None = None, **more: float | int) -> Timed:
+def timed(trace: Trace | None = None, **more: float | int | str) -> Timed:
     """A client has 100 times as many samples as its number, at most 1000 times: 1 s of training each hundred."""
-    settings = JobSettings(**{"cohort": 2, "quorum": 1, "deadline_seconds": 60.0} | more)  # type: ignore[arg-type]
+    settings = Config(devices="pi4", **{"cohort": 2, "quorum": 1, "deadline_seconds": 60.0} | more)  # type: ignore[arg-type]
     schedule = Schedule(Fleet((PI,), (1.0,), 0), trace or Trace(0), WORK)
     return Timed(schedule, settings, lambda clients: [100 * client for client in clients])
 
@@ -69,6 +69,21 @@ def test_updates_weigh_what_they_weighed_in_the_round_before() -> None:
     made.learn({"lost": {"bytes_up": 0}})
     assert plan(made, 3, [1], 0, 8 * 10**6).row["fleet"]["seconds"] == 1 + 4
     assert plan(made, 4, [1], 0, 2 * 10**6).row["fleet"]["seconds"] == 1 + 2  # pruned since
+
+
+def test_updates_weigh_what_their_budget_lets_them() -> None:
+    """A budget of 2 MB: 2 s, as long as it is not known to be less; what others weighed says nothing."""
+    made = timed(uplink_budget="2MB", uplink_codec="small")
+    assert plan(made, 1, [1], 0, 8 * 10**6).row["fleet"]["seconds"] == 1 + 2
+    made.learn({"a": {"bytes_up": 10**6, "uplink_budget": 2 * 10**6}, "b": {"bytes_up": 7 * 10**6}})
+    assert plan(made, 2, [1], 0, 8 * 10**6).row["fleet"]["seconds"] == 1 + 1
+
+
+def test_a_link_bears_what_it_carries_in_the_time_there_is() -> None:
+    """8 Mbit/s: a million bytes a second, of which 95 % less 400 are a report's."""
+    assert timed().budget(3) == 0
+    assert timed(round_time="2s").budget(3) == 1_900_000 - 400
+    assert timed(round_time="2s", uplink_budget="1MB").budget(3) == 10**6
 
 
 def test_the_deadline_is_virtual() -> None:

@@ -2,13 +2,14 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fedlite import models
 from fedlite.compress import rate
-from fedlite.compress.codec import Codec, encode_with_feedback
+from fedlite.compress.codec import Codec, encode_with_feedback, payload_size
 from fedlite.compress.presets import codec_by_name
 from fedlite.compress.prune import magnitude_masks
 from fedlite.compress.rate import COARSEST, FINEST, MOST_TRIES, fit, with_deviations
@@ -18,7 +19,12 @@ from fedlite.train import local_train
 from fedlite.train_settings import TrainSettings
 from fedlite.types import Array, Update
 
-MODELS = {"linear": {}, "mlp": {"hidden": (64,)}, "small_cnn": {}, "mobilenet_v2": {"width": 0.25}}
+MODELS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "mlp": {"hidden": (64,)},
+    "small_cnn": {},
+    "mobilenet_v2": {"width": 0.25},
+}
 SMALL = codec_by_name("small")
 
 
@@ -94,11 +100,10 @@ def test_a_budget_for_anything_gets_the_finest(update: Update) -> None:
 
 def test_at_most_so_many_tries(update: Update, monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[int] = []
-    real = rate.payload_size
 
-    def counted(*args: object, **more: object) -> int:
+    def counted(*args: Any, **more: Any) -> int:
         tries[-1] += 1
-        return real(*args, **more)  # type: ignore[arg-type]
+        return payload_size(*args, **more)
 
     monkeypatch.setattr(rate, "payload_size", counted)
     for budget in np.geomspace(200, 40_000, 15).astype(int).tolist():
