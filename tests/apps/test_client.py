@@ -32,6 +32,7 @@ class Server:
 
     version: Version = START
     run: str = "00" * 16
+    codec: str = "int8"
 
     def offer(
         self, round_num: int, counted: int = -1, payload: bytes | None = None, **train: object
@@ -43,7 +44,7 @@ class Server:
             model_hash=self.version.hash.hex(),
             model=SPEC,
             train={**SETTINGS.train_settings(), **train},
-            uplink_codec="int8",
+            uplink_codec=self.codec,
             downlink_codec="int8",
             seed=0,
         )
@@ -137,8 +138,10 @@ def test_a_payload_that_leads_elsewhere_is_answered_with_what_is_held() -> None:
     assert held.hash == later.hash
 
 
-def test_memory_on_disk_is_memory(tmp_path: object) -> None:
-    server = Server()
+@pytest.mark.parametrize("codec", ["int8", "threshold:1:0.5+step:1+ans", "lowrank:2+int4+bits"])
+def test_memory_on_disk_is_memory(tmp_path: object, codec: str) -> None:
+    """Residuals, lost reports, and what filters remember."""
+    server = Server(codec=codec)
     with Shelf(tmp_path / "memory.db") as shelf:  # type: ignore[operator]
         on_disk, in_ram = device(memory=Stored(shelf)), device()
         for round_num, counted in ((1, -1), (2, 1), (3, 1), (4, 3)):
@@ -149,6 +152,12 @@ def test_memory_on_disk_is_memory(tmp_path: object) -> None:
     assert saved.pending is not None
     assert kept.pending is not None
     assert saved.pending.envelope == kept.pending.envelope
+    for found, want in (
+        (saved.pending.if_counted, kept.pending.if_counted),
+        (saved.pending.if_lost, kept.pending.if_lost),
+    ):
+        assert list(found) == list(want)
+        assert any(name.startswith("~") for name in found) == (codec != "int8")
     assert Held() == Ram().load()
 
 
