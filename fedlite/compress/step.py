@@ -28,6 +28,7 @@ _HEAD = struct.Struct("<f3B")  # step, and where weights of level 1, 2 and above
 _SHIFTS = 3
 GRID = 2.0**-20  # what exact steps, and their eighths, are multiples of
 _FAR = 256  # parts of a step
+_BLOCK = 1 << 16  # weights that are read at a time, however many of them are not zero
 _PARTS = 1 << 16  # of a step, when means are taken
 _LONGEST = 1.5  # so that feedback of what was lost dies out, however little is read
 _LEAST, _MOST = 2.0**-120, 2.0**112  # of a step: levels times it, and an eighth of it, are normal and finite
@@ -83,13 +84,14 @@ class Step:
             raise CodecError(f"payload holds a step of {step}, 0 or {_LEAST:g} to {_MOST:g} expected")
         levels = np.frombuffer(body, "<i2", layout.weights, _HEAD.size)
         statistics = whole(np.frombuffer(body, "<u2", layout.statistics, _HEAD.size + 2 * layout.weights))
-        if (levels == -TOP - 1).any():
+        if levels.min(initial=0) < -TOP:
             raise CodecError(f"payload holds the level {-TOP - 1}; levels are -{TOP} to {TOP}")
         if not np.isfinite(statistics).all():
             raise CodecError("payload holds a statistic that is NaN or infinite")
         weights = np.zeros(layout.weights, np.float32)
-        places = np.flatnonzero(levels != 0)
-        weights[places] = _Found(places, levels[places], layout).read(step, shifts)
+        for begin in range(0, layout.weights, _BLOCK):
+            places = begin + np.flatnonzero(levels[begin : begin + _BLOCK] != 0)
+            weights[places] = _Found(places, levels[places], layout).read(step, shifts)
         return weights, statistics
 
     def _step(self, sums: tuple[float, float], layout: Layout) -> float:
