@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fedlite.apps.settings import JobSettings
+from fedlite.budget import EACH_ROUND, SHARE
 from fedlite.errors import QuorumError, SettingsError
 from fedlite.virtual.engines.compiled import Compiled
 from tests.integration.federation import over_the_link, shares, virtually
@@ -88,6 +89,16 @@ def test_over_the_link_the_sealed_report_is_within_the_budget(tmp_path: Path) ->
             assert 0.9 * budget < each["bytes_up"] <= each["uplink_budget"] == budget
     later = [each["wire_up"] for each in notes.rows[1]["clients"].values() if "wire_up" in each]
     assert all(size < 2000 for size in later)  # what the link carries in that time, handshakes aside
+
+
+@pytest.mark.parametrize("codec", ["int8", "plain"])
+def test_what_goes_up_beside_a_report_is_what_links_are_reckoned_with(codec: str, tmp_path: Path) -> None:
+    """Without TCP and IP headers, 52 of each 1500 bytes, and without the handshake of the first round."""
+    settings = replace(SETTINGS, cohort=0, over_selection=1.0, rounds=2, uplink_budget="", uplink_codec=codec)
+    _, notes = over_the_link(settings, shares(2), tmp_path)
+    for each in notes.rows[1]["clients"].values():
+        if "wire_up" in each:
+            assert each["wire_up"] * 1500 / 1448 <= (each["bytes_up"] + EACH_ROUND) / SHARE
 
 
 def test_a_client_whose_budget_is_too_small_is_told_the_smallest_and_the_round_goes_on(
