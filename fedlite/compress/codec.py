@@ -16,6 +16,7 @@ from fedlite.compress.float32 import Float32
 from fedlite.compress.int8 import Int8
 from fedlite.compress.layout import Layout, gather, layout_of, scatter
 from fedlite.compress.planes import Plane, Planes, size_of
+from fedlite.compress.randomk import RandomK
 from fedlite.compress.slots import Chance, Compressor, Filter, Memory, Serializer
 from fedlite.compress.zstd import Zstd
 from fedlite.errors import CodecError, SettingsError, UpdateError
@@ -72,6 +73,12 @@ class Codec:
     def lossless(self) -> bool:
         """Whether decode gives back what encode was given, to the bit, but for pruned coordinates."""
         return not self.filters and isinstance(self.serializer, Float32)
+
+    @property
+    def owes(self) -> bool:
+        """Whether what it leaves out is sent with the next update: not where it leaves out nothing in the mean."""
+        scaled = any(isinstance(chosen, RandomK) and chosen.unbiased for chosen in self.filters)
+        return not (self.lossless or scaled)
 
     def memory(self, like: Params) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what filters keep between rounds, beside the residual; under masks, not all of it."""
@@ -241,9 +248,9 @@ def encode_with_feedback(
 ) -> tuple[bytes, dict[str, Array]]:
     """(payload, new residual): what a lossy codec left out of one update is added to the next.
 
-    `residual` is what the last call returned, None the first time; where a filter keeps something, it holds that
-    too, under names that begin with "~". A weight pruned since then takes its residual with it. Raises as
-    `Codec.encode`, and UpdateError if the residual is of another model.
+    `residual` is what the last call returned, None the first time; zeros, if `codec` owes nothing. Where a filter keeps
+    something, it holds that too, under names that begin with "~". A weight pruned since then takes its residual with
+    it. Raises as `Codec.encode`, and UpdateError if the residual is of another model.
     (Seide 2014, §3; Karimireddy 2019, Alg. 2: p = update + residual, residual' = p − decode(payload).)
     """
     masks = masks or {}
@@ -252,7 +259,9 @@ def encode_with_feedback(
     payload = codec._pack(body)
     if codec.lossless:
         return payload, zeros_like(update)
-    decoded = scatter(*codec._load(body.data, body.layouts), update, masks)
     known = codec.memory(update) if body.memory else {}
     kept = {name: value for name, value in body.memory.items() if known.get(name) == value.shape}
+    if not codec.owes:
+        return payload, zeros_like(update) | kept
+    decoded = scatter(*codec._load(body.data, body.layouts), update, masks)
     return payload, subtract(apply_masks(update, masks), decoded) | kept

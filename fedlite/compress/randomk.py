@@ -23,9 +23,9 @@ _LARGEST = np.finfo(np.float32).max
 class RandomK:
     """Filter: of each matrix, a random `fraction` (0 < fraction ≤ 1) of the live weights, rounded up.
 
-    The chosen are those of the smallest numbers in `scramble`'s order; they travel as a tensor of one dimension. If
-    `unbiased` they are divided by the fraction, so that the mean over all choices is the update: for use without error
-    feedback, which does better without. The note is the seed.
+    The chosen are those of the smallest numbers in `scramble`'s order; they travel as a tensor of one dimension. The
+    note is the seed. If `unbiased` they are divided by the fraction, so that the mean over all choices is the update.
+    Nothing is owed then: what is read errs by more than the update itself, and feedback would amplify that.
     """
 
     fraction: float

@@ -16,12 +16,15 @@ from fedlite.compress.zeroing import Zeroing
 from fedlite.errors import SettingsError
 from fedlite.types import Array
 
+_ENOUGH = 0.75  # of the largest weight
+
 
 @dataclass(frozen=True)
 class Threshold(Zeroing):
     """Filter: keeps matrices' weights from `high` root mean squares (of all matrices' weights) on.
 
-    A weight that was sent last time is kept from `low` on; 0 ≤ low ≤ high. Other tensors are untouched.
+    A weight that was sent last time is kept from `low` on; 0 ≤ low ≤ high. Where weights are so even that none is far
+    beyond `high`, as what is owed becomes, three quarters of the largest is enough. Other tensors are untouched.
     Remembers, for each weight, whether it was sent: 1.0 or 0.0.
     """
 
@@ -41,12 +44,15 @@ class Threshold(Zeroing):
         parts = [weights[span].astype(np.float64) for _, span in layout.matrices]
         count = max(sum(part.size for part in parts), 1)
         unit = (sum(float(part @ part) for part in parts) / count) ** 0.5
+        most = max((float(np.abs(part).max()) for part in parts), default=0.0)
+        high = min(self.high * unit, _ENOUGH * most)
+        low = min(self.low * unit, high)
         kept, after = weights.copy(), dict[str, Array]()
         for (tensor, span), part in zip(layout.matrices, parts, strict=True):
             size, before = np.abs(part), memory.get(_name(tensor))
-            sent = (size >= self.high * unit) & (size > 0)
+            sent = (size >= high) & (size > 0)
             if before is not None and before.shape == tensor.shape:
-                sent |= (before.reshape(-1)[tensor.places] > 0) & (size >= self.low * unit)
+                sent |= (before.reshape(-1)[tensor.places] > 0) & (size >= low)
             kept[span] = np.where(sent, weights[span], np.float32(0))
             flags = np.zeros(tensor.shape, np.float32)
             flags.reshape(-1)[tensor.places] = sent
