@@ -1,6 +1,7 @@
 """What a device answers, remembers and owes, offer by offer."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,6 +72,36 @@ def test_the_same_offer_gets_the_same_bytes() -> None:
     first = read_answer(answer(me, server.offer(1)))
     assert read_answer(answer(me, server.offer(1))) == first
     assert read_answer(answer(me, server.offer(1, payload=b"anything"))) == first
+
+
+@pytest.mark.parametrize("odd", [-1, True, 1.5, "5", 2**63, None])
+def test_an_offer_whose_budget_is_none_is_refused(odd: Any) -> None:
+    offer = Server().offer(1)
+    with pytest.raises(FrameError, match="wrong type"):
+        read_offer(write_offer(replace(offer, manifest=replace(offer.manifest, uplink_budget=odd))))
+
+
+def test_a_budget_that_is_too_small_leaves_everything_as_it_was() -> None:
+    """The smallest that works is named, works, and what was owed before is in it; the device's own wins."""
+    server, me = Server(codec="small"), device()
+    answer(me, server.offer(1))
+    before = me.memory.load()
+    second = server.offer(2, counted=1)
+    narrow = replace(second, manifest=replace(second.manifest, uplink_budget=10))
+    with pytest.raises(SettingsError, match=r"10 bytes is too small .* smallest that works is") as refused:
+        answer(me, narrow)
+    assert me.memory.load() is before
+    smallest = int(str(refused.value).split("smallest that works is ")[1].split()[0])
+    enough = replace(second, manifest=replace(second.manifest, uplink_budget=smallest))
+    other = replace(me, memory=Ram(before))
+    envelope = read_answer(answer(other, enough))
+    assert isinstance(envelope, bytes)
+    assert len(envelope) <= smallest
+    own = read_answer(answer(replace(me, uplink_budget=smallest + 30), narrow))
+    assert isinstance(own, bytes)
+    assert unpack(own[8:], max_examples=1000).metrics["uplink_budget"] == smallest + 30
+    wide = read_answer(answer(other, server.offer(2, counted=1)))  # run again, without one
+    assert wide == read_answer(answer(replace(me, memory=Ram(before)), second))
 
 
 def test_a_counted_report_leaves_only_the_codecs_loss() -> None:
