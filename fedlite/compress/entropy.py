@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 from fedlite.errors import CodecError, SettingsError
 
 Ints = NDArray[np.int64]
+States = NDArray[np.uint32]
 
 SCALE_BITS = 15
 SCALE = 1 << SCALE_BITS  # frequencies of one symbol's alternatives sum to this
 MIXED_UNIT = 8  # of frequencies in many tables at once: so they are looked up fast
 LARGEST_ALPHABET = 1 << 12
-_LOW, _WORD = 1 << 16, 16  # states are in [2^16, 2^32); words have 16 bits
+_LOW, _SHIFT = np.uint32(1 << 16), np.uint32(16)  # states are in [2^16, 2^32); words have 16 bits
+_ALL, _BITS, _SLOT = np.uint32(SCALE), np.uint32(SCALE_BITS), np.uint32(SCALE - 1)
+_UNIT, _FREQUENCY = np.uint32(MIXED_UNIT.bit_length() - 1), np.uint32(0xFFFF)
 _MOST_LANES = 1 << 10
 _STEPS = 1 << 14  # of one lane before there are two
 _FIRST_BLOCK, _LAST_BLOCK = 16, 4096  # symbols coded before the frequencies are counted again
@@ -57,19 +60,19 @@ class Writer:
 
     def __init__(self, lanes: int) -> None:
         self._lanes = lanes
-        self._blocks: list[tuple[Ints, Ints]] = []  # (frequency, start) of each symbol
+        self._blocks: list[tuple[States, States]] = []  # (frequency, start) of each symbol
 
     def bits(self, zeros: Ints, values: NDArray[Any] | None) -> NDArray[np.bool_]:
         """As Coder.bits."""
-        bits = np.asarray(values, np.bool_)
-        self._blocks.append((np.where(bits, SCALE - zeros, zeros), np.where(bits, zeros, 0)))
+        bits, first = np.asarray(values, np.bool_), zeros.astype(np.uint32)
+        self._blocks.append((np.where(bits, _ALL - first, first), first * bits))
         return bits
 
     def symbols(self, frequencies: Ints, count: int, values: NDArray[Any] | None) -> Ints:
         """As Coder.symbols."""
         found = np.asarray(values, np.int64)
-        starts = np.cumsum(frequencies) - frequencies
-        self._blocks.append((frequencies[found], starts[found]))
+        of, starts = _spans(frequencies)
+        self._blocks.append((of[found], starts[found]))
         return found
 
     @property
@@ -79,7 +82,7 @@ class Writer:
 
     def mixed(self, tables: Ints) -> Mixed:
         """As Coder.mixed."""
-        frequencies, starts = tables.ravel(), (np.cumsum(tables, axis=1) - tables).ravel()
+        frequencies, starts = _spans(tables)
 
         def run(which: Ints, values: NDArray[Any] | None) -> Ints:
             found = np.asarray(values, np.int64)
@@ -91,111 +94,112 @@ class Writer:
 
     def finish(self) -> bytes:
         """The payload of all blocks, in order."""
-        states = np.full(self._lanes, _LOW, np.uint64)
-        words: list[NDArray[np.uint16]] = []
+        states, words = np.full(self._lanes, _LOW, np.uint32), [np.zeros(0, np.uint32)]
         for frequencies, starts in reversed(self._blocks):
-            _push(states, frequencies.astype(np.uint64), starts.astype(np.uint64), words)
-        tail = np.concatenate([*reversed(words), np.zeros(0, np.uint16)])
-        return states.astype("<u4").tobytes() + tail.astype("<u2").tobytes()
+            _push(states, frequencies, starts, words)
+        tail = np.concatenate(words[::-1])  # of which the lower halves count
+        return states.astype("<u4", copy=False).tobytes() + tail.astype("<u2").tobytes()
 
 
-def _push(
-    states: NDArray[np.uint64],
-    frequencies: NDArray[np.uint64],
-    starts: NDArray[np.uint64],
-    words: list[NDArray[np.uint16]],
-) -> None:
+def _spans(tables: Ints) -> tuple[States, States]:
+    """(frequency, start) of each symbol, numbered through all tables; their last axis is a table's."""
+    starts = np.cumsum(tables, axis=-1) - tables
+    return tables.ravel().astype(np.uint32), starts.ravel().astype(np.uint32)
+
+
+def _push(states: States, frequencies: States, starts: States, words: list[States]) -> None:
     """Code one block, last symbol first; symbol i is in lane i mod lanes, which change in place."""
-    lanes, shift = len(states), np.uint64(_WORD)
+    lanes, rest = len(states), _ALL - frequencies
+    most = (frequencies << np.uint32(32 - SCALE_BITS)) - np.uint32(1)  # of a state that needs no word; wraps
     for begin in range((len(frequencies) - 1) // lanes * lanes, -1, -lanes):
-        some, start = frequencies[begin : begin + lanes], starts[begin : begin + lanes]
+        part = slice(begin, begin + lanes)
+        some = frequencies[part]
         state = states[: len(some)]
-        full = state >= some << np.uint64(32 - SCALE_BITS)
-        if full.any():
-            words.append(state[full].astype(np.uint16))
-            state[full] >>= shift
-        quotient = state // some
-        state += quotient * (np.uint64(SCALE) - some) + start
+        full = state > most[part]
+        words.append(state[full])
+        np.copyto(state, state >> _SHIFT, where=full)
+        more = state // some
+        more *= rest[part]
+        more += starts[part]
+        state += more
 
 
 class Reader:
     """Reads what a Writer wrote; CodecError as soon as the payload cannot be that. Call `close` at the end."""
 
-    def __init__(self, payload: bytes, lanes: int) -> None:
+    def __init__(self, payload: bytes | memoryview, lanes: int) -> None:
         begin = 4 * lanes
         if len(payload) < begin or len(payload) % 2:
             raise CodecError(f"{len(payload)} bytes are no entropy coded payload of {lanes} lanes")
-        self._states = np.frombuffer(payload[:begin], "<u4").astype(np.uint64)
+        self._states = np.frombuffer(payload[:begin], "<u4").astype(np.uint32)
         self._words = np.frombuffer(payload, "<u2", offset=begin)
         self._place = 0
+        self._more = np.zeros(lanes, np.uint32)
         if (self._states < _LOW).any():
             raise CodecError("an entropy coded payload begins in a state that none ends in")
 
     def bits(self, zeros: Ints, values: NDArray[Any] | None = None) -> NDArray[np.bool_]:
         """As Coder.bits."""
         found, lanes = np.empty(len(zeros), np.bool_), len(self._states)
-        first = zeros.astype(np.uint64)
-        second = np.uint64(SCALE) - first
+        first = zeros.astype(np.uint32)
         for begin in range(0, len(zeros), lanes):
             some = first[begin : begin + lanes]
             state = self._states[: len(some)]
-            slot = state & np.uint64(SCALE - 1)
-            ones = slot >= some
+            ones = (state & _SLOT) >= some
             found[begin : begin + lanes] = ones
-            frequency = np.where(ones, second[begin : begin + lanes], some)
-            self._pull(state, frequency, slot - some * ones)
+            self._pull(state, np.where(ones, _ALL - some, some), some * ones)
         return found
 
     def symbols(self, frequencies: Ints, count: int, values: NDArray[Any] | None = None) -> Ints:
         """As Coder.symbols."""
         found, lanes = np.empty(count, np.int64), len(self._states)
-        table = np.repeat(np.arange(len(frequencies)), frequencies)
-        of, starts = frequencies.astype(np.uint64), (np.cumsum(frequencies) - frequencies).astype(np.uint64)
+        of, starts = _spans(frequencies)
+        symbol = np.repeat(np.arange(len(frequencies)), frequencies)
         for begin in range(0, count, lanes):
             state = self._states[: min(lanes, count - begin)]
-            slot = state & np.uint64(SCALE - 1)
-            chosen = table[slot]
+            chosen = symbol[state & _SLOT]
             found[begin : begin + lanes] = chosen
-            self._pull(state, of[chosen], slot - starts[chosen])
+            self._pull(state, of[chosen], starts[chosen])
         return found
 
     def mixed(self, tables: Ints) -> Mixed:
         """As Coder.mixed."""
         lanes, width = len(self._states), tables.shape[1]
         units = (tables // MIXED_UNIT).ravel()
-        symbol = np.repeat(
-            np.arange(units.size, dtype=np.int32), units
-        )  # by table and slot; numbered through all
-        frequency = tables.ravel().astype(np.uint64)
-        start = (np.cumsum(tables, axis=1) - tables).ravel().astype(np.uint64)
-        unit = np.uint64(MIXED_UNIT.bit_length() - 1)
+        of, starts = _spans(tables)
+        spans = np.repeat(of | starts << _SHIFT, units)  # by table and slot
+        symbol = np.repeat((np.arange(units.size) % width).astype(np.min_scalar_type(width - 1)), units)
 
         def run(which: Ints, values: NDArray[Any] | None = None) -> Ints:
-            table = (which * (SCALE // MIXED_UNIT)).astype(np.uint64)
-            found = np.empty(len(which), np.int64)
+            found = which * (SCALE // MIXED_UNIT)
             for begin in range(0, len(which), lanes):
-                state = self._states[: min(lanes, len(which) - begin)]
-                slot = state & np.uint64(SCALE - 1)
-                chosen = symbol[table[begin : begin + lanes] + (slot >> unit)]
-                found[begin : begin + lanes] = chosen
-                self._pull(state, frequency[chosen], slot - start[chosen])
-            numbers: Ints = found % width
+                place = found[begin : begin + lanes]
+                state = self._states[: len(place)]
+                place += (state & _SLOT) >> _UNIT
+                span = spans[place]
+                self._pull(state, span & _FREQUENCY, span >> _SHIFT)
+            numbers: Ints = symbol[found].astype(np.int64)
             return numbers
 
         return run
 
-    def _pull(
-        self, state: NDArray[np.uint64], frequency: NDArray[np.uint64], offset: NDArray[np.uint64]
-    ) -> None:
+    def _pull(self, state: States, frequency: States, start: States) -> None:
         """Take a decoded symbol out of each lane, in place, and refill the lanes that ran low."""
-        state[:] = frequency * (state >> np.uint64(SCALE_BITS)) + offset
+        slot = state & _SLOT
+        state >>= _BITS
+        state *= frequency
+        slot -= start
+        state += slot
         low = state < _LOW
-        if low.any():
-            needed = int(np.count_nonzero(low))
-            if self._place + needed > len(self._words):
+        needed = int(np.count_nonzero(low))
+        if needed:
+            words = self._words[self._place : self._place + needed]
+            if len(words) < needed:
                 raise CodecError(f"an entropy coded payload ends after {len(self._words)} words, too early")
-            more = self._words[self._place : self._place + needed]
-            state[low] = (state[low] << np.uint64(_WORD)) | more
+            more = self._more[: len(state)]
+            more[low] = words
+            more |= state << _SHIFT
+            np.copyto(state, more, where=low)
             self._place += needed
 
     def close(self) -> None:
@@ -246,7 +250,7 @@ def encode(symbols: NDArray[np.unsignedinteger[Any]], alphabet: int) -> bytes:
     return writer.finish()
 
 
-def decode(payload: bytes, count: int, alphabet: int) -> NDArray[np.unsignedinteger[Any]]:
+def decode(payload: bytes | memoryview, count: int, alphabet: int) -> NDArray[np.unsignedinteger[Any]]:
     """The `count` symbols that `encode` was given: uint8 where that holds the alphabet, else uint16.
 
     Memory depends on `count` and `alphabet` alone. CodecError for bytes that are cut short, too long or, but for
