@@ -61,7 +61,7 @@ class Ans:
             if place + size > len(data) or (coded and size + _SIZE.size >= plane.size):
                 raise CodecError(f"payload holds a plane of {size} bytes, which it cannot")
             part = whole[place : place + size]
-            parts.append(_decoded(bytes(part), plane).data if coded else part)
+            parts.append(_decoded(part, plane).data if coded else part)
             place += size
         if place != len(data):
             raise CodecError(f"payload holds {len(data) - place} bytes behind its last plane")
@@ -76,7 +76,7 @@ def _coded(plain: bytes, plane: Plane) -> bytes | None:
     return entropy.encode(np.frombuffer(plain, np.uint8), 256)
 
 
-def _decoded(coded: bytes, plane: Plane) -> NDArray[Any]:
+def _decoded(coded: memoryview, plane: Plane) -> NDArray[Any]:
     if plane.tensors is not None:
         return levels.decode(coded, plane.tensors, wide=plane.wide)
     return entropy.decode(coded, plane.size, 256)

@@ -42,7 +42,7 @@ class BitWriter:
 class BitReader:
     """Reads what a BitWriter wrote, in the same order; memory is that of the numbers asked for."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self._bytes = np.frombuffer(data, np.uint8)
         self._place = 0
 

@@ -34,6 +34,8 @@ _SYMBOLS_EACH = 256  # levels of a lane, at least
 _MOST_LANES = 1 << 10
 _SHORT = 12  # magnitudes up to this have symbols of their own, longer ones share one for each octave
 _GROUPS, _STRENGTHS = 8, 4  # of contexts by mean magnitude, of rows by how one-sided their signs are
+_SIZES = np.arange(TOP + 1)
+_KINDS = 2 * np.where(_SIZES <= _SHORT, _SIZES - 1, _SHORT - 1 + np.frexp(np.maximum(_SIZES - _SHORT, 1))[1])
 GROUP_MEANS = 2.0 ** ((np.arange(_GROUPS - 1) + 0.5) / 1.5)  # from which a context is in the next group
 STRONG = np.array([0.65, 0.85, 0.97])  # share of the commoner sign from which a row is in the next strength
 
@@ -67,7 +69,7 @@ def encode(levels: Levels, tensors: tuple[Tensor, ...]) -> bytes:
     return _HEAD.pack(count, len(coded)) + coded + raw.finish()
 
 
-def decode(payload: bytes, tensors: tuple[Tensor, ...], *, wide: bool = False) -> Levels:
+def decode(payload: bytes | memoryview, tensors: tuple[Tensor, ...], *, wide: bool = False) -> Levels:
     """What `encode` was given, as int16 if `wide`, else int8; memory depends on the tensors alone.
 
     CodecError for what it never writes.
@@ -81,8 +83,8 @@ def decode(payload: bytes, tensors: tuple[Tensor, ...], *, wide: bool = False) -
         raise CodecError(
             f"payload claims {count} levels in {coded} bytes; there are {size} in {len(payload)}"
         )
-    reader = Reader(payload[_HEAD.size : _HEAD.size + coded], lanes_for(count))
-    raw = BitReader(payload[_HEAD.size + coded :])
+    whole, middle = memoryview(payload), _HEAD.size + coded
+    reader, raw = Reader(whole[_HEAD.size : middle], lanes_for(count)), BitReader(whole[middle:])
     levels = np.zeros(size, "<i2" if wide else np.int8)
     top = TOP if wide else 127
     for places, part in _model(reader, raw, grids, count, None):
@@ -110,15 +112,14 @@ def _model(
         coder, grids, None if found is None else [_side(*pair) for pair in zip(grids, found, strict=True)]
     )
     contexts = [Contexts(grid, side.rows, side.columns) for grid, side in zip(grids, sides, strict=True)]
-    if found is not None:
-        found = [_in_order(*pair) for pair in zip(contexts, found, strict=True)]
     none = np.zeros(0, np.int64)
     totals = np.concatenate([none, *(each.totals for each in contexts)])
     begins = [int(each) for each in (np.cumsum(totals) - totals)[::CONTEXTS]]
     order, levels = None, None
     if found is not None:
-        pairs = zip(contexts, found, begins, strict=True)
-        order = np.concatenate([none, *(c.order(f.places) + begin for c, f, begin in pairs)])
+        ordered = [each.in_order(part.places) for each, part in zip(contexts, found, strict=True)]
+        order = np.concatenate([none, *(o + begin for (o, _), begin in zip(ordered, begins, strict=True))])
+        found = [_Found(f.places[by], f.levels[by]) for f, (_, by) in zip(found, ordered, strict=True)]
         levels = np.concatenate([none, *(each.levels for each in found)])
     spread = code_counts(coder, raw, totals, count, order)
     places = code_order(coder, raw, spread, order)
@@ -138,7 +139,7 @@ def _model(
 
 
 def _find(levels: Levels) -> _Found:
-    places = np.flatnonzero(levels)
+    places = np.flatnonzero(levels != 0)
     return _Found(places, levels[places].astype(np.int64))
 
 
@@ -175,12 +176,6 @@ def _sides(coder: Coder, grids: list[Grid], given: list[_Side] | None) -> list[_
     at, across = np.cumsum(num_rows)[:-1], np.cumsum(num_columns)[:-1]
     parts = zip(np.split(rows, at), np.split(columns, across), np.split(signs, at), strict=True)
     return [_Side(*part) for part in parts][: len(grids)]
-
-
-def _in_order(contexts: Contexts, found: _Found) -> _Found:
-    """The same, by context and rank."""
-    keys = np.sort(contexts.order(found.places) << 16 | (found.levels + TOP))
-    return _Found(contexts.places(keys >> 16), (keys & 0xFFFF) - TOP)
 
 
 def _signs(grid: Grid, side: _Side, places: Ints) -> Ints:
@@ -224,8 +219,5 @@ def _values(
 
 def _symbols(levels: Ints, signs: NDArray[np.uint8]) -> Ints:
     """Twice the kind of magnitude, and whether the sign is the row's rarer one."""
-    size = np.abs(levels)
-    octave = np.frexp(np.maximum(size - _SHORT, 1))[1].astype(np.int64) - 1
-    kinds = np.where(size <= _SHORT, size - 1, _SHORT + octave)
-    found: Ints = 2 * kinds + ((levels < 0) ^ (signs & 1))
+    found: Ints = _KINDS[np.abs(levels)] ^ (levels < 0) ^ (signs & 1)
     return found

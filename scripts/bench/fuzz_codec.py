@@ -10,8 +10,9 @@ coding and sound zstd frames around contents that no writer would choose. Every 
 typed error (fedlite.errors); a warning counts as untyped. Processes are watched: a payload that takes longer than ten
 seconds is a hang.
 
-Memory is measured on a model of 827,000 parameters: `rss_ratio` is the most that reading one payload took, above the
-idle, over the bytes of the payload and of what it stands for: tracemalloc's peak, or the process's growth if greater.
+Memory is measured on McMahan's CNN, of 1.66 M parameters: `rss_ratio` is the most that reading one payload took, above
+the idle, over the bytes of the payload and of what it stands for: tracemalloc's peak over honest and spoilt payloads, or
+what a fresh process's resident memory grew by at an honest one (VmHWM), whichever is more.
 `bombs` are payloads that stand for far more than they may: each must be refused before memory is taken.
 """
 

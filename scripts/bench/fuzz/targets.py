@@ -23,9 +23,10 @@ SMALL: Mapping[str, tuple[int, ...]] = {
     "conv.weight": (4, 1, 3, 3), "conv.bias": (4,), "norm.running_mean": (4,), "dense.weight": (36, 30),
     "dense.bias": (36,), "none": (0, 3),
 }  # fmt: skip
-LARGE: Mapping[str, tuple[int, ...]] = {
-    "conv.weight": (32, 1, 5, 5), "conv.bias": (32,), "norm.running_var": (32,), "hidden.weight": (512, 1568),
-    "hidden.bias": (512,), "output.weight": (10, 512), "output.bias": (10,),
+LARGE: Mapping[str, tuple[int, ...]] = {  # McMahan's CNN, and a statistic
+    "conv1.weight": (32, 1, 5, 5), "conv1.bias": (32,), "norm.running_var": (32,), "conv2.weight": (64, 32, 5, 5),
+    "conv2.bias": (64,), "hidden.weight": (512, 3136), "hidden.bias": (512,), "output.weight": (10, 512),
+    "output.bias": (10,),
 }  # fmt: skip
 CONTEXT = Context(uplink.KIND_UPDATE, bytes(range(16)), 3, 0, bytes(32), b"\1" * 32)
 
