@@ -11,8 +11,8 @@ typed error (fedlite.errors); a warning counts as untyped. Processes are watched
 seconds is a hang.
 
 Memory is measured on McMahan's CNN, of 1.66 M parameters: `rss_ratio` is the most that reading one payload took, above
-the idle, over the bytes of the payload and of what it stands for: tracemalloc's peak over honest and spoilt payloads, or
-what a fresh process's resident memory grew by at an honest one (VmHWM), whichever is more.
+the idle, over the bytes of the payload and of what it stands for: tracemalloc's peak over honest and spoilt payloads,
+or what a fresh process's resident memory grew by at an honest one (VmHWM), whichever is more.
 `bombs` are payloads that stand for far more than they may: each must be refused before memory is taken.
 """
 
