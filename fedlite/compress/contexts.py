@@ -107,18 +107,22 @@ class Contexts:
             self.totals = np.convolve(sizes[0], sizes[1])
         self.starts = np.cumsum(self.totals) - self.totals
 
-    def order(self, places: Ints) -> Ints:
-        """starts[context] + rank of live weights, none of them in an empty row or column."""
+    def in_order(self, places: Ints) -> tuple[Ints, Ints]:
+        """Ascending starts[context] + rank of live weights, and which of `places` each is of.
+
+        `places` ascend, and none is in an empty row or column.
+        """
         if self._grid.tensor is None:
-            return places
+            return places, np.arange(len(places))
+        rows, columns = self._grid.split(places)
+        context = self._rows[rows] + self._columns[columns]
+        by = np.argsort(context.astype(np.uint8), kind="stable")
         if self._masked:
             order = np.empty(self._grid.count, np.int64)
             order[self._sorted] = np.arange(self._grid.count)
-            return order[places]
-        rows, columns = self._grid.split(places)
-        context = self._rows[rows] + self._columns[columns]
+            return order[places[by]], by
         found: Ints = self._base[context * len(self._rows) + rows] + self._in_class[columns]
-        return found
+        return found[by], by
 
     def places(self, order: Ints) -> Ints:
         """The inverse, for ascending `order`."""

@@ -9,6 +9,7 @@ Tensors that are small or have one dimension get an eighth of the step: they are
 
 import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,7 +29,9 @@ _HEAD = struct.Struct("<f3B")  # step, and where weights of level 1, 2 and above
 _SHIFTS = 3
 GRID = 2.0**-20  # what exact steps, and their eighths, are multiples of
 _FAR = 256  # parts of a step
-_BLOCK = 1 << 16  # weights that are read at a time, however many of them are not zero
+_BLOCK = (
+    1 << 16
+)  # weights that are looked at together: they stay in the cache, and what is found in them is small
 _PARTS = 1 << 16  # of a step, when means are taken
 _LONGEST = 1.5  # so that feedback of what was lost dies out, however little is read
 _LEAST, _MOST = 2.0**-120, 2.0**112  # of a step: levels times it, and an eighth of it, are normal and finite
@@ -108,17 +111,22 @@ class Step:
         """Levels that are not zero, and where weights of the first ones lie, in 256ths of a step."""
         if step == 0:
             return _Found(np.zeros(0, np.int64), np.zeros(0, np.int16), layout), [0] * _SHIFTS
-        with np.errstate(over="ignore"):  # of a small tensor's, where the matrices' are tiny: they are cut
-            ratio = weights * np.float32(1 / step)
-            for span in _small(layout):
-                ratio[span] *= FINER
-        np.abs(ratio, out=ratio)
         away = np.float32(1 - self.dead_zone)
-        places = np.flatnonzero(ratio + away >= 1)
-        ratio = np.minimum(ratio[places], np.float32(TOP))
-        sizes = (ratio + away).astype(np.int16)
-        levels = np.where(weights[places] < 0, -sizes, sizes)
-        return _Found(places, levels, layout), _shifts(sizes, ratio - sizes)
+        places, ratios = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+        for begin, end, finer in _blocks(layout):
+            with np.errstate(
+                over="ignore"
+            ):  # of a small tensor's, where the matrices' are tiny: they are cut
+                ratio = np.abs(weights[begin:end] * np.float32(1 / step))
+                ratio *= np.float32(finer)
+            some = np.flatnonzero(ratio + away >= 1)
+            places.append(some + begin)
+            ratios.append(ratio[some])
+        place, far = np.concatenate(places), np.concatenate(ratios)
+        np.minimum(far, np.float32(TOP), out=far)
+        sizes = (far + away).astype(np.int16)
+        levels = np.where(weights[place] < 0, -sizes, sizes)
+        return _Found(place, levels, layout), _shifts(sizes, far - sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +198,14 @@ def _squares(weights: Array, layout: Layout) -> tuple[float, float]:
 def _spans(layout: Layout) -> list[tuple[Tensor, slice]]:
     ends = np.cumsum(layout.sizes).tolist()
     return [(t, slice(end - t.live, end)) for t, end in zip(layout.tensors, ends, strict=True)]
+
+
+def _blocks(layout: Layout) -> Iterator[tuple[int, int, int]]:
+    """(begin, end, FINER or 1) of weights that are looked at together, so that they stay in the cache."""
+    whole = not _small(layout)
+    for tensor, span in _spans(layout):
+        for begin in range(span.start, span.stop, _BLOCK):
+            yield begin, min(begin + _BLOCK, span.stop), 1 if whole or tensor.is_matrix else FINER
 
 
 def _large(layout: Layout) -> list[slice]:
