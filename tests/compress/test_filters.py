@@ -128,6 +128,7 @@ def test_a_threshold_keeps_what_it_kept_until_it_is_clearly_small() -> None:
     codec = exact(Threshold(2, 1))
     first, second, third = (np.full((40, 50), 0.9, np.float32) for _ in range(3))
     first[0, :2], second[0, :3], third[0, :3] = (3, -3), (1.5, -0.5, 1.5), 1.5
+    first[0, 9] = second[0, 9] = third[0, 9] = 20  # beside it, nothing else is large
     residual: dict[str, Array] | None = None
     sent = []
     for each in (first, second, third):
@@ -137,10 +138,18 @@ def test_a_threshold_keeps_what_it_kept_until_it_is_clearly_small() -> None:
         payload, residual = encode_with_feedback(codec, {"w": value}, residual)
         got = codec.decode(payload, {"w": value})["w"]
         sent.append(got[0, :3] != 0)
+        assert got[0, 9] > 0
         assert not got[1:].any()
     np.testing.assert_array_equal(sent, [[True, True, False], [True, False, False], [True, False, False]])
     assert residual is not None
-    assert residual["~threshold.w"].sum() == 1
+    assert residual["~threshold.w"].sum() == 2
+
+
+def test_where_weights_are_even_three_quarters_of_the_largest_is_enough() -> None:
+    """All ±1 but a few of 0.7: none is two root mean squares, and yet what is owed must go some time."""
+    value = np.where(chance().random((40, 50)) < 0.9, 1, 0.7).astype(np.float32)
+    got = through(exact(Threshold(2, 1)), {"w": value})["w"]
+    np.testing.assert_array_equal(got, np.where(value == 1, 1, 0))
 
 
 def test_what_a_threshold_remembers_is_by_weight_so_masks_may_change() -> None:
