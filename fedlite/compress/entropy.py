@@ -145,9 +145,10 @@ class Reader:
         for begin in range(0, len(zeros), lanes):
             some = first[begin : begin + lanes]
             state = self._states[: len(some)]
-            ones = (state & _SLOT) >= some
+            slot = state & _SLOT
+            ones = slot >= some
             found[begin : begin + lanes] = ones
-            self._pull(state, np.where(ones, _ALL - some, some), some * ones)
+            self._pull(state, np.where(ones, _ALL - some, some), slot - some * ones)
         return found
 
     def symbols(self, frequencies: Ints, count: int, values: NDArray[Any] | None = None) -> Ints:
@@ -157,9 +158,10 @@ class Reader:
         symbol = np.repeat(np.arange(len(frequencies)), frequencies)
         for begin in range(0, count, lanes):
             state = self._states[: min(lanes, count - begin)]
-            chosen = symbol[state & _SLOT]
+            slot = state & _SLOT
+            chosen = symbol[slot]
             found[begin : begin + lanes] = chosen
-            self._pull(state, of[chosen], starts[chosen])
+            self._pull(state, of[chosen], slot - starts[chosen])
         return found
 
     def mixed(self, tables: Ints) -> Mixed:
@@ -175,21 +177,21 @@ class Reader:
             for begin in range(0, len(which), lanes):
                 place = found[begin : begin + lanes]
                 state = self._states[: len(place)]
-                place += (state & _SLOT) >> _UNIT
+                slot = state & _SLOT
+                place += slot >> _UNIT
                 span = spans[place]
-                self._pull(state, span & _FREQUENCY, span >> _SHIFT)
+                slot -= span >> _SHIFT
+                self._pull(state, span & _FREQUENCY, slot)
             numbers: Ints = symbol[found].astype(np.int64)
             return numbers
 
         return run
 
-    def _pull(self, state: States, frequency: States, start: States) -> None:
+    def _pull(self, state: States, frequency: States, offset: States) -> None:
         """Take a decoded symbol out of each lane, in place, and refill the lanes that ran low."""
-        slot = state & _SLOT
         state >>= _BITS
         state *= frequency
-        slot -= start
-        state += slot
+        state += offset
         low = state < _LOW
         needed = int(np.count_nonzero(low))
         if needed:
