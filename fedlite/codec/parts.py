@@ -10,8 +10,9 @@ from fedlite.compress.presets import COMPRESSORS, FILTERS, PRESETS, SERIALIZERS
 _PRESET_NOTES = {
     "int8": "a byte for each weight, a scale for each channel: nothing is lost that matters",
     "int8-tensor": "a byte for each weight, a scale for each tensor: coarser, so smaller",
-    "small": "one step for all weights, most become zero, entropy coded: some forty times smaller",
-    "smallest": "the same with twice the step: a hundred times smaller and more",
+    "small": "the largest singular values of each layer, entropy coded: hundreds of times smaller, little lost",
+    "smallest": "the same with five times the step: half as large again",
+    "sparse": "one step for all weights, most become zero: fast in the simulator, for pruned and narrow networks",
     "exact": "one step, a power of two, so that sums of updates are exact: for the way down",
     "float32": "bit for bit, squeezed: whole models, and the yardstick",
     "plain": "bit for bit, as memory holds it: where nothing travels",
@@ -71,11 +72,13 @@ def _text(make: Callable[..., Any]) -> str:
 
 
 def _made(make: Callable[..., Any]) -> tuple[type | None, str]:
-    """(class, fields that are not as by default) of what it makes, if it needs no numbers."""
+    """(class, fields that are not as by default) of what it makes, as far as that is known without numbers."""
     try:
         part = make()
     except TypeError:
-        return None, ""
+        kind = getattr(make, "func", None)
+        fixed = ", ".join(f"{name} = {value}" for name, value in getattr(make, "keywords", {}).items())
+        return kind, f" Here {fixed}." if fixed else ""
     fields = {item.name: (getattr(part, item.name), item.default) for item in dataclasses.fields(part)}
     chosen = ", ".join(f"{name} = {value}" for name, (value, default) in fields.items() if value != default)
     return type(part), f" Here {chosen}." if chosen else ""

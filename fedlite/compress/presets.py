@@ -29,9 +29,10 @@ PRESETS: Mapping[str, str] = MappingProxyType(
     {
         "int8": "int8+zstd:1",
         "int8-tensor": "int8-tensor+zstd:1",
-        "small": "step:2+ans",
-        "smallest": "step:4+ans",
-        "exact": "exact:2+ans",
+        "small": "lowrank:32+step:0.2+ans",
+        "smallest": "lowrank:32+step:1+ans",
+        "sparse": "step:2+ans",
+        "exact": "exact:3+ans",
         "float32": "float32+zstd:3",
         "plain": "plain",
     }

@@ -104,7 +104,8 @@ def test_a_decoder_must_know_the_parts_that_leave_a_trace_and_nothing_else() -> 
     """Levels of compressors, step sizes and filters that only leave zeros are the encoder's own affair."""
     keys = {name: codec_by_name(name).key for name in PRESETS}
     assert keys["int8"] == codec_by_name("topk:0.1+int8-random+zstd:9").key == "int8+zstd"
-    assert keys["small"] == keys["smallest"] == codec_by_name("step:0.3+ans").key == "step+ans"
+    assert keys["sparse"] == keys["exact"] == codec_by_name("step:0.3+ans").key == "step+ans"
+    assert keys["small"] == keys["smallest"] == "lowrank:32+step+ans"
     assert keys["float32"] == "float32+zstd"
     assert keys["plain"] == "plain"
     assert codec_by_name("int8").id == hashlib.sha256(b"int8+zstd").digest()[:4]

@@ -25,7 +25,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "small_cnn": {},
     "mobilenet_v2": {"width": 0.25},
 }
-SMALL = codec_by_name("small")
+SMALL = codec_by_name("sparse")
 
 
 @cache

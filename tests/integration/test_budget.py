@@ -15,12 +15,12 @@ from tests.integration.federation import over_the_link, shares, virtually
 from tests.integration.test_cohort import CLIENTS, assert_same, by_messages, record, stacked
 
 SETTINGS = JobSettings(
-    rounds=3, model="2nn", epochs=1, cohort=4, over_selection=1.5, uplink_codec="small", downlink_codec="int8",
+    rounds=3, model="2nn", epochs=1, cohort=4, over_selection=1.5, uplink_codec="sparse", downlink_codec="int8",
     prune_round=2, uplink_budget="1200", learning_rate=0.05,
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("codec", ["small", "topk:0.2+step:2+ans", "lowrank:2+step:1+ans"])
+@pytest.mark.parametrize("codec", ["sparse", "topk:0.2+step:2+ans", "lowrank:2+step:1+ans"])
 def test_rows_choose_as_devices_do(codec: str, tmp_path: Path) -> None:
     """Pruning on the way, reports that come too late; the compiled coder, and client by client."""
     settings = replace(SETTINGS, uplink_codec=codec)

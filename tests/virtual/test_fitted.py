@@ -12,7 +12,7 @@ from fedlite.virtual.fitted import Budgets
 from tests.virtual.test_coding import flat, named
 from tests.virtual.test_coding_steps import like, products, some_masks
 
-SMALL = codec_by_name("small")
+SMALL = codec_by_name("sparse")
 
 
 def budgets(*most: int) -> Budgets:
@@ -54,7 +54,7 @@ def test_each_row_as_if_alone(owing: bool, masked: bool) -> None:
         assert_as_fit(coded, rows, owed, masks, of, place)
 
 
-@pytest.mark.parametrize("name", ["small", "step:2+zstd:1"])
+@pytest.mark.parametrize("name", ["sparse", "step:2+zstd:1"])
 @pytest.mark.parametrize("owing", [False, True], ids=["owing nothing", "owing"])
 def test_who_has_no_limit_no_finite_values_or_no_room(owing: bool, name: str) -> None:
     """Row 0 has no limit, row 1 is infinite, row 2's budget is too small, row 3 is as ever."""
