@@ -40,8 +40,8 @@ PRESETS: Mapping[str, str] = MappingProxyType(
 FILTERS: Mapping[str, Callable[..., Filter]] = MappingProxyType(
     {
         "topk": TopK,
-        "topk-layer": lambda fraction: TopK(fraction, per_layer=True),
-        "randomk": lambda fraction, unbiased=0: RandomK(fraction, bool(unbiased)),
+        "topk-layer": partial(TopK, per_layer=True),
+        "randomk": RandomK,
         "threshold": Threshold,
         "lowrank": LowRank,
     }
