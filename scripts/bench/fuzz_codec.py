@@ -36,6 +36,7 @@ def main() -> int:
     )
     parser.add_argument("--mutations", type=int, default=1_050_000)
     parser.add_argument("--large", type=int, default=150, help="payloads of the large model for each codec")
+    parser.add_argument("--codecs", nargs="+", default=memory.CODECS, help="whose memory is measured")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -49,7 +50,7 @@ def main() -> int:
         args.mutations, args.large = 40_000, 8
     began = time.monotonic()
     total = attack.run(args.mutations, args.workers, args.seed, lambda tally: _tell(tally, began))
-    large = memory.run(args.large, args.seed)
+    large = memory.run(args.large, args.seed, args.codecs)
     total.add(large.tally)
     for where in total.examples:
         print(f"NOT AS IT SHOULD: {where}")

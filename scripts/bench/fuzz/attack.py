@@ -77,7 +77,7 @@ def attack(rng: Random, target: Target, tally: Tally) -> None:
 
 
 def attack_chunks(
-    targets: Sequence[Target], chunks: Iterable[int], seed: int, tell: Any, most: int = 1000
+    targets: Sequence[Target], chunks: Iterable[int], seed: int, tell: Any, most: int = 3000
 ) -> Tally:
     """The payloads of each chunk, whose number says which target is meant; `tell(chunk)` before each payload."""
     tally = Tally()
@@ -106,7 +106,7 @@ def run(mutations: int, workers: int, seed: int, tell: Any) -> Tally:
         try:
             tally = queue.get(timeout=0.2)
             total.add(tally)
-            if total.mutations - done >= mutations // 20:
+            if total.mutations - done >= mutations // 50:
                 done = total.mutations
                 tell(total)
         except Empty:
@@ -148,7 +148,7 @@ def _start(context: Any, each: int, chunks: list[int], seed: int, state: Any, qu
 
 
 def _work(chunks: list[int], seed: int, state: "SynchronizedArray[int]", queue: Any) -> None:
-    """A process's part; a tally for each ten chunks."""
+    """A process's part; a tally for each four chunks."""
     targets = small_targets()
     raw = state.get_obj()
 
@@ -158,7 +158,7 @@ def _work(chunks: list[int], seed: int, state: "SynchronizedArray[int]", queue: 
 
     attack_chunks(targets, range(len(targets)), seed + 1, lambda chunk: None, 5)  # everything is loaded once
     idle = memory_bytes()
-    for begin in range(0, len(chunks), 10):
-        tally = attack_chunks(targets, chunks[begin : begin + 10], seed, tell)
+    for begin in range(0, len(chunks), 4):
+        tally = attack_chunks(targets, chunks[begin : begin + 4], seed, tell)
         tally.grown_mb = (memory_bytes("VmHWM") - idle) / 1e6
         queue.put(tally)

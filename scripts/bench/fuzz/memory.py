@@ -16,7 +16,7 @@ from fedlite.compress.codec import CHECK, HEADER
 from fedlite.compress.layout import layout_of
 from fedlite.compress.presets import PRESETS, codec_by_name
 from fedlite.errors import CodecError
-from fedlite.seeds import derive
+from fedlite.seeds import derive, generator
 from fedlite.tensors import size_bytes
 from scripts.bench.fuzz.attack import Tally, attack
 from scripts.bench.fuzz.targets import LARGE, SMALL, Target, codec_target, model, training
@@ -38,12 +38,12 @@ class Memory:
     bomb_bytes: int = 0
 
 
-def run(count: int, seed: int) -> Memory:
+def run(count: int, seed: int, texts: Sequence[str] = CODECS) -> Memory:
     """`count` payloads for each codec."""
-    found, grown = Memory(Tally()), _grown(CODECS, every=count > 20)
+    found, grown = Memory(Tally()), _grown(texts, every=count > 20)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for text in CODECS:
+        for text in texts:
             traced = _traced(large_target(text), count, seed, found.tally)
             found.ratios[text] = round(max(traced, grown[text]), 2)
         _bombs(found)
@@ -101,7 +101,7 @@ def _grown(texts: Sequence[str], every: bool) -> dict[str, float]:
 
 def _growth(text: str, payload: bytes) -> float:
     codec, like, small = codec_by_name(text), model(LARGE), model(SMALL)
-    codec.decode(codec.encode(small), small)  # everything is loaded
+    codec.decode(codec.encode(small, generator=generator(0, "fuzz")), small)  # everything is loaded
     forget_peak()
     idle = memory_bytes()
     read = codec.decode(payload, like)
