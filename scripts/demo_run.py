@@ -31,6 +31,7 @@ TRAINING = (
     "0.5",
 )
 PRUNING = ("--sparsity", "0.5", "--prune-round", "3", "--bits", "8")
+CODECS = ("--uplink-codec", "sparse", "--downlink-codec", "exact")
 
 
 def main() -> int:
@@ -67,10 +68,14 @@ def summary(folder: Path) -> dict[str, object]:
     """What the run was worth, from the results folder it left."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     model = json.loads((folder / "summary.json").read_text())
-    up = [client["bytes_up"] for row in rows for client in row["clients"].values()]
+    up, down = (
+        [client[key] for row in rows for client in row["clients"].values()]
+        for key in ("bytes_up", "bytes_down")
+    )
     return {
         "accuracy_int8": round(model["accuracy_int8"], 4),
         "uplink_ratio": round(4 * model["parameters"] * len(up) / sum(up), 2),
+        "downlink_ratio": round(4 * model["parameters"] * len(down) / sum(down), 2),
         "clients": len(NAMES),
         "rounds": len(rows),
         "bytes_up_per_update": round(sum(up) / len(up)),
@@ -88,6 +93,7 @@ def table(result: dict[str, object]) -> str:
             f"test accuracy of the int8 model   {result['accuracy_int8']}",
             f"uplink, against float32           {result['uplink_ratio']}× smaller "
             f"({result['bytes_up_per_update']} bytes per update, sealed)",
+            f"downlink, against float32         {result['downlink_ratio']}× smaller",
             f"model file                        {result['bytes_int8']} bytes (float32: {result['bytes_float32']})",
             f"report                            {result['results']}/report.html",
         ]
@@ -97,9 +103,24 @@ def table(result: dict[str, object]) -> str:
 @contextmanager
 def start_server(state: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """The server, once it listens; ended in the end."""
-    command = [*python("server"), "--state-dir", state / "server", "--dataset", "digits", *TRAINING, *PRUNING]
+    command = [
+        *python("server"),
+        "--state-dir",
+        state / "server",
+        "--dataset",
+        "digits",
+        *TRAINING,
+        *PRUNING,
+        *CODECS,
+    ]
     command += ["--quorum", str(len(NAMES)), "--listen", "127.0.0.1:0", "--join-listen", "127.0.0.1:0"]
-    print("$ python -m server --state-dir run/demo/server --dataset digits", *TRAINING, *PRUNING, flush=True)
+    print(
+        "$ python -m server --state-dir run/demo/server --dataset digits",
+        *TRAINING,
+        *PRUNING,
+        *CODECS,
+        flush=True,
+    )
     with process(command) as server:
         while not (state / "server" / "address.json").exists():
             if server.poll() is not None:
