@@ -76,18 +76,23 @@ class LowRank:
         return Filtered(np.concatenate(parts), memory=after)
 
     def undo(self, weights: Array, layout: Layout, note: bytes) -> Array:
-        """The products."""
-        parts, place = [np.zeros(0, np.float32)], 0
-        for tensor, rank in self._ranks(layout):
+        """The products, made where they stay."""
+        found, place = np.zeros(layout.weights, np.float32), 0
+        for (tensor, rank), span in zip(self._ranks(layout), layout.spans, strict=True):
             size = rank * (tensor.rows + tensor.columns) if rank else tensor.live
             part = weights[place : place + size]
             place += size
-            if rank:
-                both = part.reshape(-1, rank)
-                product = _products(both[: tensor.rows], both[tensor.rows :]).reshape(-1)
-                part = product if tensor.mask is None else product[tensor.places]
-            parts.append(part)
-        return np.concatenate(parts)
+            if not rank:
+                found[span] = part
+                continue
+            left, right = np.split(part.reshape(-1, rank), [tensor.rows])
+            if tensor.mask is None:
+                _add_products(found[span].reshape(tensor.rows, tensor.columns), left, right)
+            else:
+                product = np.zeros((tensor.rows, tensor.columns), np.float32)
+                _add_products(product, left, right)
+                found[span] = product.reshape(-1)[tensor.places]
+        return found
 
     def _ranks(self, layout: Layout) -> Iterator[tuple[Tensor, int]]:
         """Each tensor and the rank of its factors; 0 where it has none."""
@@ -132,13 +137,12 @@ def _fitting(values: Doubles) -> Array:
     return np.clip(values, -_LARGEST, _LARGEST).astype(np.float32)
 
 
-def _products(left: Array, right: Array) -> Array:
-    """The weights (rows, columns); every sum in order and in float32, so that it is the same everywhere."""
+def _add_products(total: Array, left: Array, right: Array) -> None:
+    """The weights (rows, columns), in zeros; every sum in order and in float32, so that it is the same everywhere."""
     sizes = np.maximum(_lengths(left), _lengths(right))
     there = np.flatnonzero(left.any(axis=0) & right.any(axis=0))
     scaled = (left[:, there] / sizes[there]).astype(np.float32)
     columns = np.ascontiguousarray(right.T[there])
-    total = np.zeros((len(left), len(right)), np.float32)
     step = max(_AT_ONCE // len(right), 1)
     room = np.empty((step, len(right)), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -148,7 +152,6 @@ def _products(left: Array, right: Array) -> Array:
                 part += np.multiply(some[:, place : place + 1], column, out=room[: len(part)])
     if columns.size and np.abs(columns).max() > _SAFE:
         np.clip(np.nan_to_num(total, copy=False), -_LARGEST, _LARGEST, out=total)
-    return total
 
 
 def _lengths(factor: Array) -> Doubles:
