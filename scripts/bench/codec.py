@@ -5,8 +5,8 @@
 
 The update is what one epoch on 200 Fashion-MNIST samples changes in McMahan's CNN (1.66 M parameters), as
 `python -m fedlite.codec bench` makes it. Presets, and zstd-3 of the update's float32 bytes beside them, take turns in
-this process. MB/s are of float32. A speed is that of the best call by the clock on the wall; `_cpu` is the median by
-the thread's CPU time, which does not see what else the machine does, and `busy` how far wall and CPU are apart.
+this process. MB/s are of float32 and of the thread's CPU time, medians, which is one core's speed whatever else the
+machine does; `_wall` is that of the best call by the clock on the wall, and `busy` how far both clocks are apart.
 
 The aggregation: decoded updates of 1 M parameters, one after another, into `fedlite.aggregate` and, in turn, into a
 plain NumPy total, in place, by tensor: `total += weight * update`. `aggregate_ratio` is against a total as exact as
@@ -82,7 +82,7 @@ def main() -> int:
     show(rows)
     figures = {
         f"{way}_mb_s{suffix}": rows[name][f"{way}_mb_s"]
-        for name, suffix in ((default, ""), ("smallest", "_smallest"))
+        for name, suffix in ((default, ""), ("smallest", "_smallest"), (ZSTD, "_zstd"))
         for way in ("encode", "decode")
     } | aggregated(args.updates, args.seed)
     settings = setting(**{name: str(value) for name, value in vars(args).items()}, numpy=np.__version__)
@@ -123,8 +123,8 @@ def coded(update: Update, rounds: int, seed: int) -> dict[str, dict[str, Any]]:
         }
     for name, ways in times.items():
         for way, spent in ways.items():
-            kept[name][f"{way}_mb_s"] = size / MEGA / min(each.wall for each in spent)
-            kept[name][f"{way}_mb_s_cpu"] = size / MEGA / float(np.median([each.cpu for each in spent]))
+            kept[name][f"{way}_mb_s"] = size / MEGA / float(np.median([each.cpu for each in spent]))
+            kept[name][f"{way}_mb_s_wall"] = size / MEGA / min(each.wall for each in spent)
         every = [each for spent in ways.values() for each in spent]
         kept[name]["busy"] = float(np.median([each.wall / each.cpu for each in every]))
     return kept
@@ -217,11 +217,11 @@ def show(rows: Mapping[str, Mapping[str, Any]]) -> None:
     """The table of codecs."""
     width = max(map(len, rows))
     print(
-        f"{'codec':<{width}}{'bytes':>10}{'ratio':>8}{'cosine':>9}{'error':>9}   encode   decode  feedback  MB/s (CPU)"
+        f"{'codec':<{width}}{'bytes':>10}{'ratio':>8}{'cosine':>9}{'error':>9}   encode   decode  feedback  MB/s (wall)"
     )
     for name, row in rows.items():
         speeds = "".join(
-            f"{row[f'{way}_mb_s']:>7.0f} ({row[f'{way}_mb_s_cpu']:.0f})"
+            f"{row[f'{way}_mb_s']:>7.0f} ({row[f'{way}_mb_s_wall']:.0f})"
             for way in ("encode", "decode", "feedback") if f"{way}_mb_s" in row
         )  # fmt: skip
         print(
