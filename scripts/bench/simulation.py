@@ -256,7 +256,7 @@ def main() -> None:
     )
     parser.add_argument("--only", help=f"some of {','.join(PARTS)}")
     parser.add_argument("--peers", help=f"some of {','.join(PEERS)}, or none")
-    parser.add_argument("--codecs", default="int8,small", help="of the pipeline, one after another")
+    parser.add_argument("--codecs", default="int8,sparse", help="of the pipeline, one after another")
     parser.add_argument("--seed", type=int, default=0, help="who takes part, and in which order they train")
     args = parser.parse_args()
     everybody = args.peers or ",".join(QUICK_PEERS if args.quick else PEERS)

@@ -1,7 +1,7 @@
 """fedlite's own side: a cohort trained by an engine of the simulator (`compiled`, `pool`, `ray`) and its mean taken.
 
 Every client's update is there, as a row, before it is added. With `+pipeline`, each is trained pruned and int8-aware,
-encoded with error feedback, decoded as the server does, and then added; `+pipeline:small` names the codec, which is
+encoded with error feedback, decoded as the server does, and then added; `+pipeline:sparse` names the codec, which is
 int8 otherwise.
 """
 
