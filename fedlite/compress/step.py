@@ -33,6 +33,7 @@ _BLOCK = (
     1 << 16
 )  # weights that are looked at together: they stay in the cache, and what is found in them is small
 _PARTS = 1 << 16  # of a step, when means are taken
+_PASSES, _COARSE = 1.25, 4.0  # of the largest weight: a step up to which something passes the dead zone
 _LONGEST = 1.5  # so that feedback of what was lost dies out, however little is read
 _LEAST, _MOST = 2.0**-120, 2.0**112  # of a step: levels times it, and an eighth of it, are normal and finite
 
@@ -42,7 +43,8 @@ class Step:
     """Serializer: 7 bytes, two for each weight, two for each statistic (the upper half of its float32).
 
     The step is `deviations` (0 < … ≤ 64) root mean squares of the matrices' weights (of all, where there is no
-    matrix); what is nearer to zero than `dead_zone` (0.5 … 1) steps is zero. Neither is known to the decoder.
+    matrix), but so that the largest weight passes; what is nearer to zero than `dead_zone` (0.5 … 1) steps is zero.
+    Neither is known to the decoder.
 
     An `exact` one has a power of two for its step and weights at whole multiples of it (an eighth of it, in small
     tensors): sums of updates are then exact in float32, and can be coded as one (`fedlite.downlink`). `fixed` is the
@@ -70,7 +72,7 @@ class Step:
     def dump(self, weights: Array, statistics: Array, layout: Layout, chance: Chance) -> bytes:
         """The body."""
         sums = _squares(weights, layout)
-        step = self.fixed or self._step(sums, layout)
+        step = self.fixed or self._step(sums, _peaks(weights, layout), layout)
         found, shifts = self._found(weights, layout, step)
         if self.exact:
             shifts = [_FAR // 2] * _SHIFTS
@@ -97,12 +99,14 @@ class Step:
             weights[places] = _Found(places, levels[places], layout).read(step, shifts)
         return weights, statistics
 
-    def _step(self, sums: tuple[float, float], layout: Layout) -> float:
+    def _step(self, sums: tuple[float, float], peaks: tuple[float, float], layout: Layout) -> float:
         """A float32."""
         large = _large(layout)
         count = sum(span.stop - span.start for span in large) or layout.weights
-        square = sums[0 if large else 1] / max(count, 1)
-        step = float(np.float32(min(self.deviations * math.sqrt(square), _MOST)))
+        kind = 0 if large else 1
+        step = self.deviations * math.sqrt(sums[kind] / max(count, 1))
+        bearable = _PASSES * max(1.0, self.deviations / _COARSE) * peaks[kind]
+        step = float(np.float32(min(step, bearable, _MOST)))
         if self.exact and step > 0:
             return min(max(2.0 ** round(math.log2(step)), GRID * FINER), _MOST)
         return 0.0 if step < _LEAST else step
@@ -193,6 +197,15 @@ def _squares(weights: Array, layout: Layout) -> tuple[float, float]:
     others = [weights[span] for tensor, span in _spans(layout) if not tensor.is_matrix]
     large = (weights[span] for span in _large(layout))
     return squares(large), squares([np.concatenate(others)] if others else [])
+
+
+def _peaks(weights: Array, layout: Layout) -> tuple[float, float]:
+    """The largest magnitudes of the matrices and of all others."""
+    found = [0.0, 0.0]
+    for tensor, span in _spans(layout):
+        part, kind = weights[span], 0 if tensor.is_matrix else 1
+        found[kind] = max(found[kind], float(part.max()), -float(part.min()))
+    return found[0], found[1]
 
 
 def _spans(layout: Layout) -> list[tuple[Tensor, slice]]:

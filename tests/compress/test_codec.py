@@ -166,3 +166,17 @@ def test_how_small_and_how_true_an_update_of_a_half_pruned_cnn_is(
     live = {n: np.where(masks[n], v, 0) if n in masks else v for n, v in update.items()}
     wrong = sum(float(np.square(live[n] - got[n]).sum()) for n in update)
     assert wrong < error**2 * sum(float(np.square(v).sum()) for v in live.values())
+
+
+@pytest.mark.parametrize("name", ["sparse", "step:4+ans", "small", "smallest", "exact"])
+def test_what_is_owed_stays_bounded_under_the_same_update_again_and_again(name: str) -> None:
+    """Also when all weights of an update are alike, and of what is owed: something always passes the dead zone."""
+    rng = np.random.default_rng(3)
+    codec = codec_by_name(name)
+    for values in (rng.normal(size=(64, 48)), np.sign(rng.normal(size=(64, 48)))):
+        update, residual = {"w": values.astype(np.float32)}, None
+        sizes = []
+        for _ in range(60):
+            _, residual = encode_with_feedback(codec, update, residual, generator=rng)
+            sizes.append(float(np.linalg.norm(residual["w"]) / np.linalg.norm(values)))
+        assert max(sizes[-10:]) < 20

@@ -9,6 +9,7 @@
 #endif
 
 #include <cmath>
+#include <cstring>
 #include <new>
 
 #include "cut.hpp"
@@ -17,7 +18,7 @@
 
 namespace {
 
-constexpr double LEAST = 0x1p-120, MOST = 0x1p112, LONGEST = 1.5;
+constexpr double LEAST = 0x1p-120, MOST = 0x1p112, LONGEST = 1.5, PASSES = 1.25, COARSE = 4;
 constexpr int64_t SHORT_PLANE = 64, STATISTICS_EACH = 1 << 14;  // ans.py, entropy.py
 
 enum Kind : int64_t { STATISTIC, MATRIX, OTHER };
@@ -95,6 +96,7 @@ private:
     std::vector<uint8_t> statistics_;
     AnsSize coder_;
     Lanes large_, small_, products_;
+    uint32_t large_peak_ = 0, small_peak_ = 0;  // bits of the largest magnitudes
 
     // Adds what is owed, puts live weights together and squares them. Whether all was finite.
     bool sum(float* row, const float* owed) {
@@ -102,6 +104,7 @@ private:
         int64_t before = 0, weight = 0;
         large_.clear();
         small_.clear();
+        large_peak_ = small_peak_ = 0;
         for (int64_t s = 0; s < job_.num_spans; ++s) {
             const Span& span = job_.spans[s];
             float* x = row + span.start;
@@ -113,8 +116,10 @@ private:
                 for (int64_t i = 0; i < span.live; ++i) live_[weight + i] = x[job_.place[span.place + i]];
             if (span.kind == MATRIX) {
                 large_.add_squares(some, span.live, 0);
+                large_peak_ = std::max(large_peak_, largest_bits(some, span.live));
             } else {
                 small_.add_squares(some, span.live, before);
+                small_peak_ = std::max(small_peak_, largest_bits(some, span.live));
                 before += span.live;
             }
             weight += span.live;
@@ -129,7 +134,8 @@ private:
     // Row and residual from update + owed; bytes of the compressed body.
     int64_t write(float* row, float* residual) {
         const double large = large_.total(), small = small_.total();
-        const double step = step_of(in_matrices_ ? large / double(in_matrices_) : small / double(std::max(others_, int64_t(1))));
+        const double step = in_matrices_ ? step_of(large / double(in_matrices_), large_peak_)
+                                         : step_of(small / double(std::max(others_, int64_t(1))), small_peak_);
         int shifts[SHIFTS] = {};
         find(step, row, residual, shifts);
         const Values values(float(step), shifts);
@@ -144,8 +150,11 @@ private:
                });
     }
 
-    double step_of(double square) const {
-        const double step = float(std::min(job_.deviations * std::sqrt(square), MOST));
+    double step_of(double square, uint32_t peak_bits) const {
+        float peak;
+        std::memcpy(&peak, &peak_bits, sizeof peak);
+        const double bearable = PASSES * std::max(1.0, job_.deviations / COARSE) * double(peak);
+        const double step = float(std::min({job_.deviations * std::sqrt(square), bearable, MOST}));
         return step < LEAST ? 0 : step;
     }
 
