@@ -61,7 +61,13 @@ def size(message: Message) -> int:
 
 
 class Reached(Exception):
-    """The target."""
+    """All targets."""
+
+
+def reached(seen: list[float], over: int, target: float) -> bool:
+    """Whether the mean over so many rounds was there in any round."""
+    means = [sum(seen[end - over : end]) / over for end in range(over, len(seen) + 1)]
+    return any(mean >= target for mean in means)
 
 
 @server.main()
@@ -88,7 +94,8 @@ def main(grid: Grid, context: Context) -> None:
         if round_num:
             curve.append({"accuracy": accuracy, "up": counting.up, "down": counting.down})
             print(f"flower round {round_num}: {accuracy:.2%}", file=sys.stderr, flush=True)
-        if accuracy >= job["target"]:
+        seen = [row["accuracy"] for row in curve]
+        if all(reached(seen, int(over), target) for over, target in job["target"].items()):
             raise Reached
         return MetricRecord({"accuracy": accuracy})
 
