@@ -23,6 +23,7 @@ from fedlite.compress.mask_change import pack_change, unpack_change
 from fedlite.compress.presets import codec_by_name
 from fedlite.compress.step import FINER, GRID, TOP, Step
 from fedlite.errors import CodecError, OriginError
+from fedlite.seeds import generator
 from fedlite.tensors import add, apply_masks, check_like, digest, subtract
 from fedlite.types import Array, Masks, Params, is_statistic
 
@@ -30,9 +31,7 @@ NOTHING_HELD = -1  # a client's version before it has any
 WHOLE_WANTED = -2  # of a client that cannot make version 0 itself
 
 _WHOLE = codec_by_name("float32")
-_PART = struct.Struct(
-    ">BIIII"
-)  # kind, from version, to version, bytes of masks, bytes of the coded difference
+_PART = struct.Struct(">BIIII")  # kind, from and to version, bytes of masks and of the coded difference
 _ORIGIN, _STEP, _SNAPSHOT = 0, 1, 2
 
 
@@ -69,12 +68,14 @@ def origin(version: Version) -> bytes:
 def advance(held: Version, params: Params, masks: Masks, codec: Codec) -> tuple[bytes, Version]:
     """(step, next version): the step that brings a client from `held` as near to `params` as `codec` can.
 
-    Statistics are sent as they are, not as differences: they are few, and change as a whole.
+    Statistics are sent as they are, not as differences: they are few, and change as a whole. A codec that draws does
+    so from the version's own bytes.
     """
     target = apply_masks(params, masks)
     change = subtract(target, apply_masks(held.params, masks))
     change |= {name: value for name, value in target.items() if is_statistic(name)}
-    body = codec.encode(change, masks=masks)
+    chance = generator(int.from_bytes(held.hash[:7]), "downlink", held.number)
+    body = codec.encode(change, masks=masks, generator=chance)
     step = _part(_STEP, held.number, held.number + 1, pack_change(held.masks, masks, params), body)
     return step, _apply(held, step, codec)
 

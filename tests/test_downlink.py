@@ -171,3 +171,14 @@ def test_sums_that_cannot_be_exact_are_not_made() -> None:
     three, version = advance(version, {"w": np.full((2, 4), 90.0, np.float32)}, {}, EXACT)
     moves = [moves_of(step, version, EXACT) for step in (one, two, three)]
     assert merged([one, two, three], [each for each in moves if each], version, EXACT) is None
+
+
+@pytest.mark.parametrize("name", ["lowrank:4+step:0.2+ans", "randomk:0.5+int8+zstd", "eden:4", "int8-random"])
+def test_a_codec_that_draws_goes_down_too_and_the_same_bytes_again(name: str) -> None:
+    codec = codec_by_name(name)
+    rng = np.random.default_rng(2)
+    zero = first({"w": rng.normal(size=(40, 60)).astype(np.float32)}, {}, codec)
+    target = {"w": rng.normal(size=(40, 60)).astype(np.float32)}
+    step, held = advance(zero, target, {}, codec)
+    assert advance(zero, target, {}, codec)[0] == step
+    assert receive(step, zero, zero.params, codec).hash == held.hash
