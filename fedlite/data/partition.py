@@ -1,4 +1,4 @@
-"""How samples are divided among clients: each sample belongs to one client, or, with `dirichlet:ALPHA:EACH`, to none."""
+"""How samples are divided among clients: each belongs to one client; with `dirichlet:ALPHA:EACH` also to none."""
 
 import math
 
