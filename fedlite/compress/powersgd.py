@@ -67,7 +67,12 @@ class LowRank:
         for (tensor, rank), span in zip(self._ranks(layout), layout.spans, strict=True):
             part = weights[span]
             if rank:
-                begin = _begin(memory.get(_name(tensor)), (tensor.columns, rank), chance)
+                shape, before = (tensor.columns, rank), memory.get(_name(tensor))
+                begin = (
+                    before if before is not None and before.shape == shape else np.zeros(shape, np.float32)
+                )
+                if part.any():
+                    begin = _begin(begin, chance)
                 left, right = _split(part, tensor, begin)
                 parts += [left.reshape(-1), right.reshape(-1)]
                 after[_name(tensor)] = right if right.any() else begin
@@ -104,15 +109,14 @@ class LowRank:
                 yield tensor, 0
 
 
-def _begin(before: Array | None, shape: tuple[int, ...], chance: Chance) -> Array:
+def _begin(before: Array, chance: Chance) -> Array:
     """Where the iteration begins: in no column from zero."""
-    warm = before is not None and before.shape == shape
-    if before is not None and warm and before.any(axis=0).all():
+    if before.any(axis=0).all():
         return before
     if chance is None:
         raise SettingsError("a low rank codec needs a generator to begin from")
-    begin = chance.standard_normal(shape, np.float32)
-    return np.where(before.any(axis=0), before, begin) if before is not None and warm else begin
+    begin = chance.standard_normal(before.shape, np.float32)
+    return np.where(before.any(axis=0), before, begin)
 
 
 def _split(part: Array, tensor: Tensor, begin: Array) -> tuple[Array, Array]:

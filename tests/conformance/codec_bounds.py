@@ -112,7 +112,8 @@ def _check_eden(value: Doubles, got: Doubles) -> None:
 def _check_step(serializer: Step, want: Mapping[str, Array], got: Mapping[str, Array], masks: Masks) -> None:
     """Within a step of the definition, and in the update's direction as long as the update (or 1.5 times as read).
 
-    The step is `deviations` root mean squares of the matrices (of all, without one) and an eighth in other tensors
+    The step is `deviations` root mean squares of the matrices (of all, without one), at most 1.25 of the largest (or
+    more, above 4 deviations), and an eighth in other tensors
     beside them. A level's weights lie between dead_zone below and 1.0 above it, and so does where they are put; both
     are stretched by at most 1.5. Where 32767 levels do not reach, in small tensors beside much smaller matrices,
     nothing is promised but the sign.
@@ -123,7 +124,9 @@ def _check_step(serializer: Step, want: Mapping[str, Array], got: Mapping[str, A
     ] or list(want)
     count = sum(live_of[n] for n in matrices)
     square = sum(float((want[n].astype(np.float64) ** 2).sum()) for n in matrices)
-    step = min(serializer.deviations * (square / max(count, 1)) ** 0.5, 2.0**112)
+    peak = max((float(np.abs(want[n]).max(initial=0)) for n in matrices), default=0.0)
+    passes = 1.25 * max(1.0, serializer.deviations / 4) * peak
+    step = min(serializer.deviations * (square / max(count, 1)) ** 0.5, passes, 2.0**112)
     if serializer.exact:
         step = max(step * 2**0.5, 2.0**-17)
     for name, value in want.items():

@@ -98,7 +98,7 @@ JOBS: dict[str, tuple[tuple[str, ...], str]] = {
     "strategy's word": (("--strategy", "fedprox:mu=much"), "is not key=number"),
     "Flower's strategy": (("--strategy", "flwr:FedBest"), "there is no flwr:FedBest here; there are FedAvg"),
     "Flower's option": (("--strategy", "flwr:FedAvg:x=1"), "flwr:FedAvg takes no ['x']"),
-    "codec": (("--uplink-codec", "int4"), "no codec 'int4'; there are int8"),
+    "codec": (("--uplink-codec", "int7"), "no codec 'int7'; there are int8"),
     "codec down": (("--downlink-codec", "gzip"), "no codec 'gzip'; there are int8"),
     "no shape": (("--dataset", "", "--model", "2nn"), "give --dataset, or --input-shape and --num-classes"),
     "shape": (("--dataset", "", "--input-shape", "8by8", "--num-classes", "3"), "write it as 1x28x28"),
@@ -164,7 +164,7 @@ def test_bad_settings_do_not_spoil_a_state_directory(program: Callable[..., Done
     """After a mistake, the right settings work in the same folder."""
     folder = tmp_path / "run"
     job = ("--run-dir", folder, "--clients", "3", "--rounds", "1", "--bits", "32", "--evaluate-every", "0")
-    for wrong in (("--model", "resnet"), ("--strategy", "fedsgd"), ("--uplink-codec", "int4")):
+    for wrong in (("--model", "resnet"), ("--strategy", "fedsgd"), ("--uplink-codec", "int7")):
         assert program(simulations.__main__.body, *job, *wrong).code == BAD_SETTINGS
     done = program(simulations.__main__.body, *job, "--model", "linear")
     assert done.code == 0, done.err
