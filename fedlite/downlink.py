@@ -10,6 +10,7 @@ so they are added up and coded as one: weights that moved in several steps are n
 """
 
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,7 +32,10 @@ NOTHING_HELD = -1  # a client's version before it has any
 WHOLE_WANTED = -2  # of a client that cannot make version 0 itself
 
 _WHOLE = codec_by_name("float32")
-_PART = struct.Struct(">BIIII")  # kind, from and to version, bytes of masks and of the coded difference
+_PART = struct.Struct(
+    ">BIIIII"
+)  # kind, from and to version, bytes of masks and of the coded difference, check
+_CHECKED = _PART.size - 4  # bytes of it before the check value
 _ORIGIN, _STEP, _SNAPSHOT = 0, 1, 2
 
 
@@ -198,15 +202,20 @@ def receive(
 
 
 def _part(kind: int, base: int, number: int, packed: bytes, body: bytes) -> bytes:
-    return _PART.pack(kind, base, number, len(packed), len(body)) + packed + body
+    head = _PART.pack(kind, base, number, len(packed), len(body), 0)[:_CHECKED]
+    return head + zlib.crc32(packed, zlib.crc32(head)).to_bytes(4) + packed + body
 
 
 def _head(payload: bytes, offset: int) -> tuple[int, int, int, int, int]:
     if len(payload) - offset < _PART.size:
         raise CodecError(f"downlink ends inside a header at byte {offset}")
-    kind, base, number, mask_bytes, body_bytes = _PART.unpack_from(payload, offset)
+    kind, base, number, mask_bytes, body_bytes, check = _PART.unpack_from(payload, offset)
     if kind not in (_ORIGIN, _STEP, _SNAPSHOT):
         raise CodecError(f"downlink part of unknown kind {kind}")
+    middle = offset + _PART.size
+    found = zlib.crc32(payload[middle : middle + mask_bytes], zlib.crc32(payload[offset : offset + _CHECKED]))
+    if found != check:
+        raise CodecError(f"downlink part is damaged: check value {check:08x}, computed {found:08x}")
     return kind, base, number, mask_bytes, body_bytes
 
 

@@ -84,13 +84,8 @@ def test_damage_is_refused() -> None:
     for position in range(len(step)):
         altered = bytearray(step)
         altered[position] ^= 1
-        try:
-            version = receive(bytes(altered), START, START.params, INT8)
-        except CodecError:
-            continue
-        assert version.number != 1, (
-            "nothing but the number it leads to, which its hash does not have, was altered"
-        )
+        with pytest.raises(CodecError):
+            receive(bytes(altered), START, START.params, INT8)
 
 
 def walk(masks: list[Masks], sizes: int = 3) -> tuple[list[bytes], list[Version]]:
