@@ -210,11 +210,13 @@ def downlink_target(like: dict[str, Array], some: Sequence[Update]) -> Target:
 
 
 def _mend_parts(rng: Random, payload: bytes) -> bytes:
-    """CRC-32 of each part's coded difference, as far as the parts can be told apart."""
+    """CRC-32 of each part's head and coded difference, as far as the parts can be told apart."""
     data, place, head = bytearray(payload), 0, downlink._PART
     while place + head.size <= len(data):
-        *_, mask_bytes, body_bytes = head.unpack_from(data, place)
-        begin = place + head.size + mask_bytes
+        *_, mask_bytes, body_bytes, _ = head.unpack_from(data, place)
+        middle, begin = place + head.size, place + head.size + mask_bytes
+        check = zlib.crc32(data[middle:begin], zlib.crc32(data[place : middle - 4]))
+        data[middle - 4 : middle] = check.to_bytes(4)
         place = begin + body_bytes
         if place > len(data) or body_bytes < CHECK.size:
             break
