@@ -126,6 +126,15 @@ def test_who_kills_every_worker_fails_alone_and_by_name(pools: list[Pool], worke
     np.testing.assert_array_equal(done.updates[others], wanted.updates)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """An interrupt raises, also where the tests run in the background of a shell, which has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_only_the_parent_hears_an_interrupt(pools: list[Pool]) -> None:
     """It ends the workers and what they were at; the next block finds new ones."""
     parent = os.getpid()
