@@ -22,6 +22,7 @@ NEAR = 0.97  # part of the budget that is worth no other try
 MOST_TRIES = 8
 _AIM = 0.985
 _SLOPE, _FLATTEST, _STEEPEST = -1.7, -0.4, -3.0  # of log bytes by log deviations: at first, and believed
+_FAR = 8.0  # from one step to the next
 
 
 @dataclass(frozen=True)
@@ -129,22 +130,27 @@ def _next(tried: list[Choice], budget: int) -> float | None:
 
 
 def _between(large: Choice, fine: Choice, tried: list[Choice], budget: int) -> float:
-    """Where the line from one to the other meets what is aimed at; the middle, if one end stays where it is."""
-    part = math.log(large.payload_bytes / (_AIM * budget)) / math.log(
-        large.payload_bytes / fine.payload_bytes
-    )
-    if len({each.payload_bytes > budget for each in tried[-2:]}) == 1:
-        part = 0.5
-    part = min(max(part, 0.1), 0.9)
+    """Where the line from one to the other meets what is aimed at; an end that stayed counts half (Illinois)."""
+    above, below = (math.log(each.payload_bytes / (_AIM * budget)) for each in (large, fine))
+    over = [each.payload_bytes > budget for each in tried[-2:]]
+    if over == [True, True]:
+        below /= 2
+    elif over == [False, False]:
+        above /= 2
+    part = min(max(above / (above - below), 0.05), 0.95)
     return math.log(large.deviations) * (1 - part) + math.log(fine.deviations) * part
 
 
 def _beyond(tried: list[Choice], budget: int) -> float:
-    """Where a line through the last two meets what is aimed at, while all that was tried lies on one side."""
+    """Where a line through the last two meets what is aimed at, while all that was tried lies on one side.
+
+    It is not believed further than _FAR times: low rank factors fall ever more steeply.
+    """
     last, slope = tried[-1], _SLOPE
     if len(tried) > 1:
         run = math.log(last.deviations / tried[-2].deviations)
         slope = math.log(last.payload_bytes / tried[-2].payload_bytes) / run
     slope = min(max(slope, _STEEPEST), _FLATTEST)
-    log = math.log(last.deviations) + math.log(max(_AIM * budget, 1.0) / last.payload_bytes) / slope
+    way = math.log(max(_AIM * budget, 1.0) / last.payload_bytes) / slope
+    log = math.log(last.deviations) + min(max(way, -math.log(_FAR)), math.log(_FAR))
     return min(max(log, math.log(FINEST)), math.log(COARSEST))

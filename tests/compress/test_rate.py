@@ -65,6 +65,17 @@ def test_a_larger_budget_is_used_and_leaves_a_smaller_error(name: str, data_dir:
     assert steps == sorted(steps, reverse=True)
 
 
+@pytest.mark.parametrize("name", ["linear", "small_cnn"])
+def test_far_from_the_usual_step_it_is_used_too(name: str, data_dir: Path) -> None:
+    """Where sizes are no power of the step: at least 90 % of a budget, whatever it is."""
+    codec, update = codec_by_name("small"), trained(name, data_dir)
+    usual = len(codec.encode(update, generator=np.random.default_rng(0)))
+    for part in np.geomspace(0.1, 1.1, 15):
+        budget = max(int(part * usual), 400)
+        payload = fit(codec, update, None, budget, generator=np.random.default_rng(0))[0]
+        assert 0.9 * budget <= len(payload) <= budget
+
+
 @pytest.mark.parametrize("masked", [False, True], ids=["dense", "masked"])
 def test_it_is_the_codec_with_that_step_and_what_does_not_fit_is_owed(update: Update, masked: bool) -> None:
     masks = magnitude_masks(update, 0.5) if masked else {}
