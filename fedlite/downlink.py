@@ -65,8 +65,7 @@ def first(params: Params, masks: Masks, codec: Codec) -> Version:
 
 def origin(version: Version) -> bytes:
     """What brings a client to version 0 that can make the initial model itself: its masks."""
-    packed = pack_change({}, version.masks, version.params)
-    return _part(_ORIGIN, 0, 0, packed, b"")
+    return _part(_ORIGIN, 0, 0, whole_masks(version), b"")
 
 
 def advance(held: Version, params: Params, masks: Masks, codec: Codec) -> tuple[bytes, Version]:
@@ -84,10 +83,18 @@ def advance(held: Version, params: Params, masks: Masks, codec: Codec) -> tuple[
     return step, _apply(held, step, codec)
 
 
-def snapshot(version: Version) -> bytes:
-    """The whole model, lossless: for a client that is too far behind, or new and cannot make the first one."""
-    packed = pack_change({}, version.masks, version.params)
+def snapshot(version: Version, packed: bytes | None = None) -> bytes:
+    """The whole model, lossless: for a client that is too far behind, or new and cannot make the first one.
+
+    `packed` is `whole_masks` of it, where that is known already.
+    """
+    packed = whole_masks(version) if packed is None else packed
     return _part(_SNAPSHOT, version.number, version.number, packed, _WHOLE.encode(version.params))
+
+
+def whole_masks(version: Version) -> bytes:
+    """A version's masks, for those who have none."""
+    return pack_change({}, version.masks, version.params)
 
 
 def bundle(steps: Sequence[bytes]) -> bytes:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from fedlite.compress import mask_change
 from fedlite.compress.codec import Codec
 from fedlite.downlink import (
-    WHOLE_WANTED,
     Moves,
     Version,
     bundle,
@@ -14,19 +14,28 @@ from fedlite.downlink import (
     merged,
     moves_of,
     snapshot,
+    whole_masks,
 )
 from fedlite.ledger.store import Ledger
 from fedlite.tensors import size_bytes
+from fedlite.types import Masks
 
 _MOST_MOVES = 256 * 2**20  # bytes of steps kept as they were decoded
 
 
 @dataclass
 class Recent:
-    """Steps as they were decoded, by the version they lead to: later payloads add them up again."""
+    """What later payloads need again: steps as they were decoded, by the version they lead to, and masks as packed."""
 
     _moves: dict[int, Moves] = field(default_factory=dict)
     _bytes: int = 0
+    _masks: tuple[Masks, bytes] | None = None
+
+    def masks(self, target: Version) -> bytes:
+        """The target's, packed; packed anew only where it has others than the last one."""
+        if self._masks is None or not mask_change.same(self._masks[0], target.masks):
+            self._masks = target.masks, whole_masks(target)
+        return self._masks[1]
 
     def of(self, step: bytes, number: int, target: Version, codec: Codec) -> Moves | None:
         """The moves of that step, whose masks are the target's."""
@@ -67,16 +76,17 @@ class Payloads:
             if is_exact(self.codec):
                 self._sizes[held] = len(self.of(held))
             else:
-                pays = self._there(held) and self._pay(sum(self._steps(held)), len(self._steps(held)))
-                self._sizes[held] = sum(self._steps(held)) if pays else len(self._whole)
+                steps = self._ways.get(held, -1)
+                pays = steps >= 0 and self._pays(steps, held)
+                self._sizes[held] = steps if pays else len(self._whole)
         return self._sizes[held]
 
     def _make(self, held: int) -> bytes:
-        steps = self.ledger.steps(held, self.target.number) if self._there(held) else None
+        steps = self.ledger.steps(held, self.target.number) if held in self._ways else None
         if steps is None:
             return self._whole
         together = bundle(self._together(steps))
-        return together if self._pay(len(together), len(steps)) else self._whole
+        return together if self._pays(len(together), held) else self._whole
 
     def _together(self, steps: list[bytes]) -> list[bytes]:
         """The steps, the last of them as one where they can be and that is smaller."""
@@ -95,23 +105,23 @@ class Payloads:
             return steps
         return [*steps[: len(steps) - len(run)], one]
 
-    def _there(self, held: int) -> bool:
-        """Whether all the steps from that version on are kept."""
-        now = self.target.number
-        return WHOLE_WANTED < held <= now and len(self._steps(held)) == now - held
-
-    def _pay(self, size: int, count: int) -> bool:
+    def _pays(self, size: int, held: int) -> bool:
         """Whether that many bytes of steps are no more than the whole model; one step always pays."""
-        return count < 2 or size <= size_bytes(self.target.params) // 2 or size <= len(self._whole)
-
-    def _steps(self, held: int) -> list[int]:
-        """Bytes of the steps from a version on, as far as they are kept."""
-        return [size for number, size in self._kept.items() if held < number <= self.target.number]
+        one = self.target.number - held < 2
+        return one or size <= size_bytes(self.target.params) // 2 or size <= len(self._whole)
 
     @cached_property
-    def _kept(self) -> dict[int, int]:
-        return self.ledger.step_sizes()
+    def _ways(self) -> dict[int, int]:
+        """Bytes of all the steps from a version to the target, of the versions from which on all are kept."""
+        kept, total = self.ledger.step_sizes(), 0
+        found = {self.target.number: total}
+        for number in range(self.target.number, -1, -1):
+            if number not in kept:
+                break
+            total += kept[number]
+            found[number - 1] = total
+        return found
 
     @cached_property
     def _whole(self) -> bytes:
-        return snapshot(self.target)
+        return snapshot(self.target, self.recent.masks(self.target))

@@ -13,9 +13,14 @@ from fedlite.errors import CodecError
 from fedlite.types import Masks, Params, is_statistic
 
 
+def same(one: Masks, other: Masks) -> bool:
+    """Whether both prune the same weights."""
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
 def pack_change(before: Masks, after: Masks, like: Params) -> bytes:
     """What makes `after` of `before`; both are masks of `like`."""
-    if before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in after):
+    if same(before, after):
         return b""
     names = _names(like)
     masked = np.array([name in after for name in names], np.bool_)

@@ -105,7 +105,8 @@ class Rows:
 class Owed:
     """What clients owe: `losses` of the codec, and `lost`, a last update that did not arrive, losses included.
 
-    `holds` says which version of the model each client was last known to hold, `made` in which round what it owes was.
+    `holds` says which version of the model each client was last known to hold, `made` in which round what it owes was,
+    the latest last.
     """
 
     losses: Rows
@@ -128,8 +129,8 @@ class Owed:
 
     def settle(self, clients: Sequence[int], residual: Array | None, round_num: int = 0) -> None:
         """These clients' reports were counted; `residual` is what the codec left of them."""
-        self.made.update(dict.fromkeys(clients, round_num))
         for place, client in enumerate(clients):
+            self._date(client, round_num)
             self.lost.drop(client)
             if residual is not None:
                 self.losses.put(client, residual[place])
@@ -149,15 +150,26 @@ class Owed:
         for place, client in enumerate(clients):
             if self.made.get(client, 0) < since:
                 self.losses.drop(client)
-            self.made[client] = round_num
+            self._date(client, round_num)
             before = self.losses.get(client)
             row = np.zeros(self.lost.width, np.float32) if before is None else before.copy()
             row[: len(learned)] = np.where(learned, row[: len(learned)] + updates[place], np.float32(0))
             self.lost.put(client, row)  # what filters remember, behind it, is as it was
 
+    def forget(self, since: int) -> None:
+        """Nobody owes any more what was made before that round."""
+        while self.made and self.made[client := next(iter(self.made))] < since:
+            del self.made[client]
+            self.losses.drop(client)
+            self.lost.drop(client)
+
     def stage(self, limit: int) -> "Staged":
         """Room for what a round will change, `limit` bytes of it in memory."""
         return Staged(self, limit)
+
+    def _date(self, client: int, round_num: int) -> None:
+        self.made.pop(client, None)
+        self.made[client] = round_num
 
     def _owes(self, client: int) -> Array | None:
         lost = self.lost.get(client)
@@ -246,6 +258,7 @@ class Staged:
                 self.owed.settle(clients, residual, round_num)
             else:
                 self.owed.lose(clients, updates, learned, round_num, since)
+        self.owed.forget(since)
         self._blocks.clear()
 
     def _keep(self, clients: list[int], residual: Array | None, updates: Array | None) -> None:

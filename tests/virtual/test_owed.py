@@ -45,6 +45,24 @@ def test_a_long_life_takes_no_more_disk_than_clients(tmp_path: Path) -> None:
     rows.close()
 
 
+def test_what_is_old_is_forgotten_and_takes_no_room(tmp_path: Path) -> None:
+    """1 owes of round 1, 2 of round 2, 3 of rounds 1 and 3: since round 2, two of them; since 3, one; since 4, none."""
+    owed = Owed.empty(WIDTH, 1 << 20, tmp_path)
+    owed.settle([1, 3], np.stack([row(1), row(2)]), 1)
+    owed.lose([2], row(3)[None], LEARNED, 2)
+    owed.settle([3], row(4)[None], 3)
+    for since, left in ((1, [1, 2, 3]), (2, [2, 3]), (3, [3]), (4, [])):
+        staged = owed.stage(1 << 20)
+        staged.settle(LEARNED, since, since)
+        assert sorted([*owed.losses.clients(), *owed.lost.clients()]) == left
+        assert list(owed.made) == left
+        found = owed.of([1, 2, 3])
+        assert (found is None) == (not left)
+        if found is not None and 3 in left:
+            np.testing.assert_array_equal(found[2], row(4))
+    owed.close()
+
+
 def test_what_is_owed(tmp_path: Path) -> None:
     """By hand: a loss of the codec; a lost update on top of it, but for statistics; only the last lost update."""
     owed = Owed.empty(WIDTH, 1 << 20, tmp_path)
