@@ -28,6 +28,7 @@ from fedlite.modules import module_of
 from fedlite.seeds import derive
 from fedlite.tensors import add, apply_masks
 from fedlite.train import TrainSettings, evaluate
+from fedlite.uplink import FRESH_ROUNDS
 from fedlite.virtual.coding import code_rows
 from fedlite.virtual.engines.base import Engine, Share, Work
 from fedlite.virtual.engines.compiled import Compiled
@@ -84,10 +85,11 @@ class Federation:
     def _across(self, clients: list[int], rows: np.ndarray, seeds: list[int]) -> np.ndarray:
         """What the server has of updates after the codec; the codec's losses are owed."""
         coded = code_rows(
-            self.codec, rows, self.owed.of(clients), like=self.params, masks=self.masks, seeds=seeds,
-            threads=self.work.threads,
+            self.codec, rows, self.owed.of(clients, self.round - FRESH_ROUNDS), like=self.params, masks=self.masks,
+            seeds=seeds, threads=self.work.threads,
         )  # fmt: skip
-        self.owed.settle(clients, coded.residual)
+        self.owed.settle(clients, coded.residual, self.round)
+        self.owed.forget(self.round - FRESH_ROUNDS)
         return coded.decoded
 
     def accuracy(self) -> float:
