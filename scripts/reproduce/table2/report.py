@@ -27,6 +27,7 @@ def collect(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
             "clients": CLIENTS,
             "cohort": COHORT,
             "target": TARGET,
+            "beginning": "weights as He et al. 2015, biases and the last layer 0",
             "optimizer": "sgd, no momentum; one rate for all rounds, from the grid 10^(k/6)",
             "test": "every round, all images unless more than "
             f"{100 * run.ENOUGH_ERRORS:g} % are wrong: then those seen until there, in random order",

@@ -1,6 +1,7 @@
 """One run: a cell at one learning rate and one seed, up to a round; killed at any time, it goes on where it was."""
 
 import json
+import math
 import os
 import subprocess
 import time
@@ -79,7 +80,7 @@ def mnist(data_dir: Path | None, threads: int) -> World:
 
 def place_of(folder: Path, cell: Cell, place: int, seed: int) -> Path:
     """Where a run is kept."""
-    return folder / cell.name / f"rate{rate(place):g}-seed{seed}.npz"
+    return folder / cell.name / f"he-rate{rate(place):g}-seed{seed}.npz"
 
 
 def advance(world: World, cell: Cell, place: int, seed: int, cap: int, file: Path) -> State:
@@ -101,7 +102,7 @@ def one_round(world: World, cell: Cell, place: int, seed: int, state: State) -> 
     """The next round, and the accuracy after it. (McMahan 2017, Algorithm 1)"""
     number = len(state.curve) + 1
     model = _model(world.model)
-    params = state.params or initial_params(model, derive(seed, "model"))
+    params = state.params or begin(model, derive(seed, "model"))
     parts = _parts(world.train, cell.scheme, world.clients, seed)
     chosen = sample(range(world.clients), world.cohort, seed, number)
     data = [(world.train.x[parts[client]], world.train.y[parts[client]]) for client in chosen]
@@ -120,6 +121,24 @@ def one_round(world: World, cell: Cell, place: int, seed: int, state: State) -> 
     late = curve[LOST_ROUNDS:][-LOST_ROUNDS:]
     lost = len(late) == LOST_ROUNDS and max(late) < LOST_ACCURACY
     return replace(state, curve=curve, params=params, diverged=lost)
+
+
+def begin(model: nn.Module, seed: int) -> Params:
+    """Weights to begin with: normal of variance 2 / inputs, cut at two deviations (He et al. 2015, §2.2; as TensorFlow's
+    `truncated_normal`), so that layers keep the size of what they are given; biases and the last layer are 0, so that
+    no class is preferred. The paper says nothing of them.
+    """
+    initial = initial_params(model, seed)
+    *_, last = (name for name, value in initial.items() if value.ndim == 2)
+    params = {name: np.zeros_like(value) for name, value in initial.items()}
+    for name, value in params.items():
+        if value.ndim > 1 and name != last:
+            random = generator(seed, "he", name)
+            far = random.standard_normal(value.shape)
+            while (beyond := np.abs(far) > 2).any():
+                far[beyond] = random.standard_normal(int(beyond.sum()))
+            value[:] = far * math.sqrt(2 / value[0].size)
+    return params
 
 
 def accuracy(world: World, params: Params) -> float:
