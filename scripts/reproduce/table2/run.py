@@ -124,12 +124,13 @@ def one_round(world: World, cell: Cell, place: int, seed: int, state: State) -> 
 
 
 def begin(model: nn.Module, seed: int) -> Params:
-    """Weights to begin with: normal of variance 2 / inputs, cut at two deviations (He et al. 2015, §2.2; as TensorFlow's
-    `truncated_normal`), so that layers keep the size of what they are given; biases and the last layer are 0, so that
-    no class is preferred. The paper says nothing of them.
+    """Weights to begin with, of which the paper says nothing.
+
+    Normal of variance 2 / inputs (He et al. 2015, §2.2), cut at two deviations, so that layers keep the size of what
+    they are given; biases and the last layer are 0, so that no class is preferred.
     """
     initial = initial_params(model, seed)
-    *_, last = (name for name, value in initial.items() if value.ndim == 2)
+    last = next(name for name, value in reversed(initial.items()) if value.ndim == 2)
     params = {name: np.zeros_like(value) for name, value in initial.items()}
     for name, value in params.items():
         if value.ndim > 1 and name != last:
