@@ -52,6 +52,21 @@ def test_the_table_is_the_paper_s() -> None:
     }
 
 
+def test_weights_begin_with_the_variance_of_he_and_no_class_before_another() -> None:
+    """2 / inputs, of which a normal cut at two deviations keeps 1 - 4 φ(2) / (2 Φ(2) - 1) = 0.7737; zeros at the end."""
+    model = build("cnn")
+    params = run.begin(model, 1)
+    assert params.keys() == initial_params(model, 1).keys()
+    for name, inputs in {"features.3.weight": 32 * 25, "hidden.weight": 64 * 49}.items():
+        assert params[name].std() == pytest.approx((2 / inputs * 0.7737) ** 0.5, rel=0.01)
+        assert np.abs(params[name]).max() <= 2 * (2 / inputs) ** 0.5
+    zeros = [name for name, value in params.items() if not value.any()]
+    assert zeros == ["features.0.bias", "features.3.bias", "hidden.bias", "output.weight", "output.bias"]
+    again, other = run.begin(model, 1), run.begin(model, 2)
+    np.testing.assert_array_equal(again["hidden.weight"], params["hidden.weight"])
+    assert (other["hidden.weight"] != params["hidden.weight"]).mean() > 0.99
+
+
 def test_grid_of_rates() -> None:
     assert [rate(place) for place in (-6, -5, -4, -3, -2, 0)] == [0.1, 0.147, 0.215, 0.316, 0.464, 1.0]
 
