@@ -53,7 +53,7 @@ def test_the_table_is_the_paper_s() -> None:
 
 
 def test_weights_begin_with_the_variance_of_he_and_no_class_before_another() -> None:
-    """2 / inputs, of which a normal cut at two deviations keeps 1 - 4 φ(2) / (2 Φ(2) - 1) = 0.7737; zeros at the end."""
+    """2 / inputs, of which a normal cut at two deviations keeps 1 - 4 φ(2) / (2 Φ(2) - 1) = 0.7737."""
     model = build("cnn")
     params = run.begin(model, 1)
     assert params.keys() == initial_params(model, 1).keys()
