@@ -5,11 +5,8 @@ has not; nothing but a clock can tell. `local_train` is pure and does not look a
 "off" or "bf16"; this module turns "auto" into one of these, and writes down what it measured.
 """
 
-import hashlib
-import json
 import logging
 import math
-import os
 import platform
 import time
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedlite import remembered
 from fedlite.models.bridge import params_of
 from fedlite.models.registry import spec_of
 from fedlite.train import check_device, local_train
@@ -70,7 +68,7 @@ def resolve(
     rates = recorded(place)
     if rates is None:
         rates = measured(model, x[:count], y[:count], replace(settings, autocast="off"), device)
-        _record(place, rates)
+        remembered.write(place, asdict(rates))
     _log.info("a step takes %.3g s in float32, %.3g s with bfloat16: %s", rates.off, rates.bf16, rates.choice)
     return replace(settings, autocast="bf16" if rates.choice == "bf16" else "off")
 
@@ -101,38 +99,14 @@ def measured(
 
 def recorded(place: Path | None) -> Rates | None:
     """What was measured before; None when nothing was, or what is there is damaged."""
-    try:
-        found = json.loads(place.read_bytes()) if place else {}
-        rates = Rates(float(found["off"]), float(found["bf16"]))
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return rates if rates.off > 0 and rates.bf16 > 0 else None
-
-
-def _record(place: Path | None, rates: Rates) -> None:
-    if place is None:
-        return
-    try:
-        unfinished = place.with_suffix(f".{os.getpid()}.tmp")
-        unfinished.write_text(json.dumps(asdict(rates)))
-        os.replace(unfinished, place)
-    except OSError as error:  # it is measured again next time
-        _log.debug("rates are not recorded: %s", error)
+    found = remembered.read(place, ("off", "bf16"))
+    return Rates(**found) if found else None
 
 
 def _place(folder: Path | None, model: nn.Module, shape: tuple[int, ...], device: str) -> Path | None:
     """Where the rates for this model, batch, torch, device and number of threads are recorded."""
     if folder is None:
         return None
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else remembered.processor()
     machine = [platform.machine(), device, name, torch.get_num_threads(), torch.__version__]
-    key = json.dumps([spec_of(model).to_json(), list(shape), machine])
-    return folder / f"autocast-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith("model name")), platform.processor())
+    return remembered.place(folder, "autocast", [spec_of(model).to_json(), list(shape), machine])

@@ -1,8 +1,5 @@
 """Which of two engines that give the same bytes is faster for some work here: measured once, then remembered."""
 
-import hashlib
-import json
-import logging
 import math
 import os
 import platform
@@ -12,14 +9,13 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from fedlite import remembered
 from fedlite.errors import SettingsError
 from fedlite.virtual.engines.base import Engine, Work
 from fedlite.virtual.kernel.build import cache_folder
 
 SECONDS = 1.0  # an engine whose first block took longer gets no second
 CLIENTS = 2  # of each worker, in a block
-
-_log = logging.getLogger("fedlite.simulation")
 
 
 @dataclass(frozen=True)
@@ -38,20 +34,14 @@ def measured(pool: Engine, workers: int, loop: Engine, work: Work, clients: Sequ
     pooled = _rate(pool, work, clients, CLIENTS * workers)
     rates = Rates(pooled, _rate(loop, work, clients, CLIENTS))
     if rates.pool and rates.loop:
-        _record(_place(work, workers), rates)
+        remembered.write(_place(work, workers), asdict(rates))
     return rates
 
 
 def recorded(work: Work, workers: int) -> Rates | None:
     """Of this model, settings, machine and versions; None when there is none, or what is there is damaged."""
-    place = _place(work, workers)
-    try:
-        found = json.loads(place.read_bytes()) if place else {}
-        rates = Rates(float(found["pool"]), float(found["loop"]))
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    good = all(math.isfinite(rate) and rate > 0 for rate in (rates.pool, rates.loop))
-    return rates if good else None
+    found = remembered.read(_place(work, workers), ("pool", "loop"))
+    return Rates(**found) if found and math.isfinite(max(found.values())) else None
 
 
 def _rate(engine: Engine, work: Work, clients: Sequence[int], count: int) -> float:
@@ -70,29 +60,10 @@ def _rate(engine: Engine, work: Work, clients: Sequence[int], count: int) -> flo
 
 def _place(work: Work, workers: int) -> Path | None:
     """Where the rates of this work on this machine are recorded; None where nothing can be."""
-    machine = [platform.machine(), _processor(), os.cpu_count(), workers]
+    machine = [platform.machine(), remembered.processor(), os.cpu_count(), workers]
     versions = [version("torch"), version("numpy"), version("fedlite")]
-    key = json.dumps([work.model, asdict(work.settings), machine, versions], sort_keys=True)
     try:
-        return cache_folder() / f"rates-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+        folder = cache_folder()
     except (OSError, SettingsError):
         return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith("model name")), platform.processor())
-
-
-def _record(place: Path | None, rates: Rates) -> None:
-    if place is None:
-        return
-    try:
-        unfinished = place.with_suffix(f".{os.getpid()}.tmp")
-        unfinished.write_text(json.dumps(asdict(rates)))
-        os.replace(unfinished, place)
-    except OSError as error:  # they are measured again next time
-        _log.debug("rates are not recorded: %s", error)
+    return remembered.place(folder, "rates", [work.model, asdict(work.settings), machine, versions])

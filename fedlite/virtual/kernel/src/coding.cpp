@@ -9,14 +9,12 @@
 #endif
 
 #include <cmath>
-#include <cstring>
-#include <new>
 
+#include "bits.hpp"
 #include "threads.hpp"
 
 namespace {
 
-constexpr uint32_t MAGNITUDE = 0x7fffffff, INFINITE = 0x7f800000;
 constexpr uint32_t SMALLEST = 0x0100, LARGEST = 0xF802;  // as in fedlite/compress/int8.py
 constexpr float TOP = 127;
 
@@ -40,25 +38,6 @@ struct Coding {
     uint8_t* finite;  // (clients)
     int64_t threads;
 };
-
-uint32_t bits_of(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-float float_of(uint32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-// The bits of the largest magnitude: they are in its order, with infinity and NaN at the top.
-uint32_t largest_bits(const float* x, int64_t count) {
-    uint32_t most = 0;
-    for (int64_t i = 0; i < count; ++i) most = std::max(most, bits_of(x[i]) & MAGNITUDE);
-    return most;
-}
 
 void add(float* __restrict x, const float* __restrict owed, int64_t count) {
     for (int64_t i = 0; i < count; ++i) x[i] += owed[i];
@@ -183,20 +162,7 @@ void add_block(double* __restrict total, const float* rows, int64_t size, const 
 
 // 0, or 1 if memory ran out.
 extern "C" int fedlite_code(const Coding* job) {
-    std::atomic<int> failed{0};
-    try {
-        spread(job->clients, job->threads, [&](const auto& next) {
-            try {
-                Coder coder(*job);
-                for (int64_t client; (client = next()) < job->clients;) coder.code(client);
-            } catch (const std::bad_alloc&) {
-                failed = 1;
-            }
-        });
-    } catch (const std::bad_alloc&) {
-        failed = 1;
-    }
-    return failed;
+    return code_all<Coder>(*job);
 }
 
 // total (size) += weights[b] · rows[b], client after client in the order of b.

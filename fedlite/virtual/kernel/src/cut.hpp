@@ -4,13 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
+#include "bits.hpp"
 #include "levels.hpp"
 
 namespace {
 
-constexpr uint32_t MAGNITUDE = 0x7fffffff, INFINITE = 0x7f800000;
 constexpr float TOP = 32767, FINER = 8, PARTS = 1 << 16;
 constexpr double FAR = 256;
 constexpr int SHIFTS = 3;
@@ -18,31 +17,13 @@ constexpr int64_t LANES = 1024;   // sums.LANES
 constexpr int64_t AT_ONCE = 64;   // weights looked at together
 constexpr int64_t SLACK = 4;      // places written behind those that were found
 
-uint32_t bits_of(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-float float_of(uint32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-// Adds what is owed; the bits of the largest magnitude, with infinity and NaN at the top.
+// Adds what is owed; the bits of the largest magnitude.
 uint32_t add(float* __restrict x, const float* __restrict owed, int64_t count) {
     uint32_t most = 0;
     for (int64_t i = 0; i < count; ++i) {
         x[i] += owed[i];
         most = std::max(most, bits_of(x[i]) & MAGNITUDE);
     }
-    return most;
-}
-
-uint32_t largest_bits(const float* x, int64_t count) {
-    uint32_t most = 0;
-    for (int64_t i = 0; i < count; ++i) most = std::max(most, bits_of(x[i]) & MAGNITUDE);
     return most;
 }
 

@@ -9,8 +9,6 @@
 #endif
 
 #include <cmath>
-#include <cstring>
-#include <new>
 
 #include "cut.hpp"
 #include "levels.hpp"
@@ -151,9 +149,7 @@ private:
     }
 
     double step_of(double square, uint32_t peak_bits) const {
-        float peak;
-        std::memcpy(&peak, &peak_bits, sizeof peak);
-        const double bearable = PASSES * std::max(1.0, job_.deviations / COARSE) * double(peak);
+        const double bearable = PASSES * std::max(1.0, job_.deviations / COARSE) * double(float_of(peak_bits));
         const double step = float(std::min({job_.deviations * std::sqrt(square), bearable, MOST}));
         return step < LEAST ? 0 : step;
     }
@@ -265,18 +261,5 @@ private:
 
 // 0, or 1 if memory ran out.
 extern "C" int fedlite_step(const Stepping* job) {
-    std::atomic<int> failed{0};
-    try {
-        spread(job->clients, job->threads, [&](const auto& next) {
-            try {
-                Coder coder(*job);
-                for (int64_t client; (client = next()) < job->clients;) coder.code(client);
-            } catch (const std::bad_alloc&) {
-                failed = 1;
-            }
-        });
-    } catch (const std::bad_alloc&) {
-        failed = 1;
-    }
-    return failed;
+    return code_all<Coder>(*job);
 }

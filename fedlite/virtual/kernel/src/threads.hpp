@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -21,4 +22,23 @@ static void spread(int64_t items, int64_t threads, Work work) {
     }
     work(next);
     for (std::thread& other : others) other.join();
+}
+
+// A Coder for each thread, made of the job, codes the clients that nobody has. 0, or 1 if memory ran out.
+template <class Coder, class Job>
+static int code_all(const Job& job) {
+    std::atomic<int> failed{0};
+    try {
+        spread(job.clients, job.threads, [&](const auto& next) {
+            try {
+                Coder coder(job);
+                for (int64_t client; (client = next()) < job.clients;) coder.code(client);
+            } catch (const std::bad_alloc&) {
+                failed = 1;
+            }
+        });
+    } catch (const std::bad_alloc&) {
+        failed = 1;
+    }
+    return failed;
 }
