@@ -162,11 +162,12 @@ def _unit(total: Array, layout: Layout) -> float | None:
     if not grid.size or np.abs(grid).max() >= 2**24:
         return None
     found, begin = 2**20, 0
+    finer = FINER if any(tensor.is_matrix for tensor in layout.tensors) else 1
     for tensor in layout.tensors:
         bits = int(np.bitwise_or.reduce(grid[begin : begin + tensor.live]))
         begin += tensor.live
         if bits:
-            found = min(found, (bits & -bits) * (1 if tensor.is_matrix else FINER))
+            found = min(found, (bits & -bits) * (1 if tensor.is_matrix else finer))
     if found < FINER or np.abs(grid).max() * FINER > TOP * found:
         return None
     return found * GRID

@@ -88,10 +88,15 @@ def test_damage_is_refused() -> None:
             receive(bytes(altered), START, START.params, INT8)
 
 
-def walk(masks: list[Masks], sizes: int = 3) -> tuple[list[bytes], list[Version]]:
+SHAPES = {"w": (40, 60), "b": (40,), "n.running_var": (40,)}
+SMALL_SHAPES = {"w": (10, 20), "b": (10,)}  # where nothing is a matrix of a step, nothing has an eighth of it
+
+
+def walk(
+    masks: list[Masks], sizes: int = 3, shapes: dict[str, tuple[int, ...]] = SHAPES
+) -> tuple[list[bytes], list[Version]]:
     """Steps of the exact codec over a random walk whose steps change in size, and the versions between."""
     rng = np.random.default_rng(5)
-    shapes = {"w": (40, 60), "b": (40,), "n.running_var": (40,)}
     params = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
     steps, versions = [], [first(params, masks[0], EXACT)]
     for number, after in enumerate(masks[1:]):
@@ -106,10 +111,13 @@ def walk(masks: list[Masks], sizes: int = 3) -> tuple[list[bytes], list[Version]
     return steps, versions
 
 
+@pytest.mark.parametrize("shapes", [SHAPES, SMALL_SHAPES], ids=["a matrix", "no matrix"])
 @pytest.mark.parametrize("sizes", [1, 3])
-def test_steps_of_an_exact_codec_as_one_lead_to_the_same_bytes(sizes: int) -> None:
+def test_steps_of_an_exact_codec_as_one_lead_to_the_same_bytes(
+    sizes: int, shapes: dict[str, tuple[int, ...]]
+) -> None:
     """From every version to every later one; equal steps are shorter as one than side by side."""
-    steps, versions = walk([{}] * 9, sizes)
+    steps, versions = walk([{}] * 9, sizes, shapes)
     for base in range(8):
         for end in range(base + 2, 9):
             moves = [moves_of(step, versions[end], EXACT) for step in steps[base:end]]
