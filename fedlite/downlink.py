@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.compress.codec import Codec
+from fedlite.compress.codec import OVERHEAD, Codec
 from fedlite.compress.layout import Layout, gather, layout_of, scatter
 from fedlite.compress.mask_change import pack_change, unpack_change
 from fedlite.compress.presets import codec_by_name
@@ -111,13 +111,13 @@ def is_exact(codec: Codec) -> bool:
 class Moves:
     """What a step of an exact codec does: `values` (float32) are added at `places` of the live weights.
 
-    `statistics` are as they are afterwards; `same_masks` says that the step changes none.
+    `statistics` are as they are afterwards; `mask_bytes` say how masks change, 0 if none does.
     """
 
     places: NDArray[np.int32]
     values: Array
     statistics: Array
-    same_masks: bool
+    mask_bytes: int
 
 
 def moves_of(step: bytes, target: Version, codec: Codec) -> Moves | None:
@@ -128,13 +128,7 @@ def moves_of(step: bytes, target: Version, codec: Codec) -> Moves | None:
     body = step[len(step) - body_bytes :]
     weights, statistics = gather(codec.decode(body, target.params, masks=target.masks), target.masks)
     places = np.flatnonzero(weights)
-    return Moves(places.astype(np.int32), weights[places], statistics, mask_bytes == 0)
-
-
-def changes_masks(step: bytes) -> bool:
-    """Whether a part changes masks, or is no step."""
-    kind, _, _, mask_bytes, _ = _head(step, 0)
-    return kind != _STEP or mask_bytes > 0
+    return Moves(places.astype(np.int32), weights[places], statistics, mask_bytes)
 
 
 def merged(steps: Sequence[bytes], moves: Sequence[Moves], target: Version, codec: Codec) -> bytes | None:
@@ -171,6 +165,11 @@ def _unit(total: Array, layout: Layout) -> float | None:
     if found < FINER or np.abs(grid).max() * FINER > TOP * found:
         return None
     return found * GRID
+
+
+def merged_size(mask_bytes: int, body_bytes: int) -> int:
+    """Bytes of what `merged` gives: of a first step with these, and a body as coded."""
+    return _PART.size + mask_bytes + OVERHEAD + body_bytes
 
 
 def receive(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Event
 from typing import Protocol
 
@@ -30,7 +30,9 @@ from fedlite.virtual.coding import Coded, code_rows
 from fedlite.virtual.engines.base import Engine, Work
 from fedlite.virtual.fitted import Budgets
 from fedlite.virtual.grid import FIRST_NODE
+from fedlite.virtual.kernel.build import available
 from fedlite.virtual.kernel.reduce import add_rows, largest_rows
+from fedlite.virtual.merging import summed
 from fedlite.virtual.owed import Owed, Staged
 from fedlite.virtual.rows import Trained, from_row, learned, width
 
@@ -155,7 +157,10 @@ class Gathering:
         return self._code(clients, seeds, done, counting)
 
     def _bytes_down(self, clients: Sequence[int]) -> list[int]:
-        return [self._payloads.size(self.owed.holds.get(client, NOTHING_HELD)) for client in clients]
+        held = [self.owed.holds.get(client, NOTHING_HELD) for client in clients]
+        if available() is None:
+            self._payloads.measure(held, partial(summed, threads=self.threads))
+        return [self._payloads.size(each) for each in held]
 
     @property
     def _wanted(self) -> int:

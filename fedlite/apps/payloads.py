@@ -1,7 +1,11 @@
 """What leads a client from the version it holds to the current one."""
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedlite.compress import mask_change
 from fedlite.compress.codec import Codec
@@ -9,18 +13,22 @@ from fedlite.downlink import (
     Moves,
     Version,
     bundle,
-    changes_masks,
     is_exact,
     merged,
+    merged_size,
     moves_of,
     snapshot,
     whole_masks,
 )
+from fedlite.errors import StateError
 from fedlite.ledger.store import Ledger
 from fedlite.tensors import size_bytes
 from fedlite.types import Masks
 
 _MOST_MOVES = 256 * 2**20  # bytes of steps kept as they were decoded
+
+# Of moves, newest first, and ascending numbers of them: bytes of the body of each sum of so many, 0 where it has none.
+Summed = Callable[[Version, Sequence[Moves], Sequence[int]], NDArray[np.int64]]
 
 
 @dataclass
@@ -37,20 +45,18 @@ class Recent:
             self._masks = target.masks, whole_masks(target)
         return self._masks[1]
 
-    def of(self, step: bytes, number: int, target: Version, codec: Codec) -> Moves | None:
-        """The moves of that step, whose masks are the target's."""
-        if number not in self._moves:
-            moves = moves_of(step, target, codec)
-            if moves is None:
-                return None
+    def of(self, number: int, step: Callable[[], bytes], target: Version, codec: Codec) -> Moves | None:
+        """The moves of the step to that version, whose masks are the target's; None if that part is no step."""
+        if (known := self._moves.get(number)) is not None:
+            return known
+        moves = moves_of(step(), target, codec)
+        if moves is not None:
             self._moves[number] = moves
             self._bytes += moves.places.nbytes + moves.values.nbytes
-            while self._bytes > _MOST_MOVES and len(self._moves) > 1:
-                old = self._moves.pop(min(self._moves))
-                self._bytes -= old.places.nbytes + old.values.nbytes
-                if number not in self._moves:
-                    return moves
-        return self._moves[number]
+        while self._bytes > _MOST_MOVES and len(self._moves) > 1:
+            old = self._moves.pop(min(self._moves))
+            self._bytes -= old.places.nbytes + old.values.nbytes
+        return moves
 
 
 @dataclass(frozen=True)
@@ -73,37 +79,61 @@ class Payloads:
     def size(self, held: int) -> int:
         """Bytes of that payload; without making it, where that can be."""
         if held not in self._sizes:
-            if is_exact(self.codec):
-                self._sizes[held] = len(self.of(held))
-            else:
-                steps = self._ways.get(held, -1)
-                pays = steps >= 0 and self._pays(steps, held)
-                self._sizes[held] = steps if pays else len(self._whole)
+            exact = is_exact(self.codec)
+            self._sizes[held] = len(self.of(held)) if exact else self._shorter(self._ways.get(held), held)
         return self._sizes[held]
+
+    def measure(self, held: Iterable[int], summed: Summed) -> None:
+        """Find the sizes of an exact codec's payloads from these versions, all at once and without making them."""
+        wanted = {each for each in held if each in self._ways} - self._sizes.keys()
+        if not is_exact(self.codec) or not wanted:
+            return
+        moves = list(self._since(min(wanted)))
+        last = self.target.number - len(moves)  # nothing before it becomes one with what is after
+        counts = sorted({count for each in wanted if (count := self.target.number - max(each, last)) > 1})
+        bodies = dict(zip(counts, summed(self.target, moves, counts).tolist(), strict=True)) if counts else {}
+        for each in wanted:
+            count = self.target.number - max(each, last)
+            size, apart = self._ways[each], self._ways[self.target.number - count]
+            if body := bodies.get(count, 0):
+                size += min(merged_size(moves[count - 1].mask_bytes, body) - apart, 0)
+            self._sizes[each] = self._shorter(size, each)
 
     def _make(self, held: int) -> bytes:
         steps = self.ledger.steps(held, self.target.number) if held in self._ways else None
         if steps is None:
             return self._whole
-        together = bundle(self._together(steps))
+        together = bundle(self._together(steps, held))
         return together if self._pays(len(together), held) else self._whole
 
-    def _together(self, steps: list[bytes]) -> list[bytes]:
+    def _together(self, steps: list[bytes], held: int) -> list[bytes]:
         """The steps, the last of them as one where they can be and that is smaller."""
-        if not is_exact(self.codec) or len(steps) < 2:
-            return steps
-        begin = next((place for place in range(len(steps) - 1, -1, -1) if changes_masks(steps[place])), 0)
-        numbers = range(self.target.number - len(steps) + 1, self.target.number + 1)
-        run, moves = list[bytes](), list[Moves]()
-        for step, number in zip(steps[begin:], numbers[begin:], strict=True):
-            found = self.recent.of(step, number, self.target, self.codec)
-            if found is not None:
-                run.append(step)
-                moves.append(found)
-        one = merged(run, moves, self.target, self.codec) if len(run) > 1 else None
+        moves = list(self._since(held)) if is_exact(self.codec) and len(steps) > 1 else []
+        run = steps[len(steps) - len(moves) :]
+        one = merged(run, moves[::-1], self.target, self.codec) if len(run) > 1 else None
         if one is None or len(one) >= sum(map(len, run)):
             return steps
         return [*steps[: len(steps) - len(run)], one]
+
+    def _since(self, held: int) -> Iterator[Moves]:
+        """The moves of the steps from a version on that can become one, newest first."""
+        for number in range(self.target.number, held, -1):
+            moves = self.recent.of(number, partial(self._step, number), self.target, self.codec)
+            if moves is None:
+                return
+            yield moves
+            if moves.mask_bytes:
+                return
+
+    def _step(self, number: int) -> bytes:
+        steps = self.ledger.steps(number - 1, number)
+        if steps is None:
+            raise StateError(f"the step to version {number} is gone from the ledger")
+        return steps[0]
+
+    def _shorter(self, steps: int | None, held: int) -> int:
+        """Bytes of what is sent, of steps that have so many, or are not kept."""
+        return steps if steps is not None and self._pays(steps, held) else len(self._whole)
 
     def _pays(self, size: int, held: int) -> bool:
         """Whether that many bytes of steps are no more than the whole model; one step always pays."""

@@ -126,7 +126,7 @@ def _lossless(
     codec: Codec, rows: Array, owed: Array | None, like: Params, masks: Masks, threads: int
 ) -> Coded:
     """Only the sizes are computed, and only if they differ."""
-    layout, order = layout_of(like, masks), _order(like, masks)
+    layout, order = layout_of(like, masks), order_of(like, masks)
     if owed is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             rows += owed
@@ -236,7 +236,7 @@ def memory_width(codec: Codec, like: Params) -> int:
     return sum(math.prod(shape) for shape in codec.memory(like).values())
 
 
-def _order(like: Params, masks: Masks) -> NDArray[np.int64]:
+def order_of(like: Params, masks: Masks) -> NDArray[np.int64]:
     """Where a row holds what travels: live weights, then statistics."""
     found: tuple[list[NDArray[np.int64]], ...] = ([np.zeros(0, np.int64)], [])
     start = 0

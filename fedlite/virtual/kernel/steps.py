@@ -37,6 +37,7 @@ class _Stepping(ctypes.Structure):
         ("limits", ctypes.c_void_p * len(_LIMITS)),
         ("deviations", ctypes.c_double),
         ("away", ctypes.c_float),
+        ("sums", ctypes.c_int64),
         ("clients", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("rows", "owed", "residual", "sizes", "finite")),
         ("threads", ctypes.c_int64),
@@ -123,6 +124,29 @@ def code_steps(
     `rows` (clients, size) become what the server decodes and `residual`, which may be `owed`, what the codec lost.
     Where update + owed is not finite, `finite` is 0, the row 0 and what was owed still owed.
     """
+    return _sizes(step, spans, rows, owed, residual, finite, threads, sums=False)
+
+
+def sum_sizes(spans: Spans, rows: Array, threads: int) -> NDArray[np.int64]:
+    """(sums): bytes of each body of an exact codec whose step is the longest that is right; 0 where there is none.
+
+    `rows` (sums, size) are used up.
+    """
+    finite = np.empty(len(rows), np.uint8)
+    return _sizes(Step(exact=True), spans, rows, None, np.empty_like(rows), finite, threads, sums=True)
+
+
+def _sizes(
+    step: Step,
+    spans: Spans,
+    rows: Array,
+    owed: Array | None,
+    residual: Array,
+    finite: NDArray[np.uint8],
+    threads: int,
+    *,
+    sums: bool,
+) -> NDArray[np.int64]:
     sizes = np.zeros(len(rows), np.int64)
     limits = [np.ascontiguousarray(values, dtype) for values, dtype in _LIMITS]
     job = _Stepping(
@@ -135,6 +159,7 @@ def code_steps(
         limits=(ctypes.c_void_p * len(limits))(*(each.ctypes.data for each in limits)),
         deviations=step.deviations,
         away=float(np.float32(1 - step.dead_zone)),
+        sums=sums,
         clients=len(rows),
         rows=rows.ctypes.data,
         owed=None if owed is None else owed.ctypes.data,

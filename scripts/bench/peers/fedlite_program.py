@@ -1,7 +1,7 @@
 """fedlite as people run it: whole rounds of `python -m simulations`, from the first client trained to the commit.
 
 `plain` sends float32 both ways, not compressed; `pipeline` is pruned to half, int8-aware and coded as int8, and
-`pipeline:sparse` has that codec for updates. The first rounds (before the pruning, and while every client is met for
+`pipeline:sparse` has that codec for updates and `exact` for the way down. The first rounds (before the pruning, and while every client is met for
 the first time) do not count.
 """
 
@@ -16,14 +16,15 @@ from workload import read, report
 ROOT = Path(__file__).resolve().parents[3]
 FIRST = 15  # rounds that do not count: most clients' state is made in them
 PLAIN = "--bits 32 --sparsity 0 --uplink-codec plain --downlink-codec plain"
-PIPELINE = "--bits 8 --sparsity 0.5 --prune-round 1 --uplink-codec {} --downlink-codec int8"
+PIPELINE = "--bits 8 --sparsity 0.5 --prune-round 1 --uplink-codec {} --downlink-codec {}"
 
 
 def main() -> None:
     work = read()
     rounds = FIRST + work.rounds
     kind, _, codec = work.variant.partition(":")
-    way = PIPELINE.format(codec or "int8") if kind == "pipeline" else PLAIN
+    ways = (codec, "exact") if codec and codec != "int8" else ("int8", "int8")
+    way = PIPELINE.format(*ways) if kind == "pipeline" else PLAIN
     with tempfile.TemporaryDirectory() as folder:
         flags = (
             f"--dataset fashion_mnist --partition iid --model {work.model} --clients {work.clients} "

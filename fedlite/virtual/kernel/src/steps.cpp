@@ -17,6 +17,8 @@
 namespace {
 
 constexpr double LEAST = 0x1p-120, MOST = 0x1p112, LONGEST = 1.5, PASSES = 1.25, COARSE = 4;
+constexpr float PER_GRID = 1 << 20, LARGEST_SUM = 1 << 24;  // 1 / step.GRID; downlink.py
+constexpr int64_t LONGEST_SUM = 1 << 20;
 constexpr int64_t SHORT_PLANE = 64, STATISTICS_EACH = 1 << 14;  // ans.py, entropy.py
 
 enum Kind : int64_t { STATISTIC, MATRIX, OTHER };
@@ -38,7 +40,8 @@ struct Stepping {
     const int32_t* counts;   // live weights of their rows and then of their columns
     Limits limits;
     double deviations;
-    float away;  // 1 − dead zone
+    float away;    // 1 − dead zone
+    int64_t sums;  // of exact steps: the longest that is right is taken, and where none is, `sizes` is 0
     int64_t clients;
     float* rows;      // (clients, size): updates in, what the server decodes out
     float* owed;      // (clients, size) or null
@@ -132,8 +135,10 @@ private:
     // Row and residual from update + owed; bytes of the compressed body.
     int64_t write(float* row, float* residual) {
         const double large = large_.total(), small = small_.total();
-        const double step = in_matrices_ ? step_of(large / double(in_matrices_), large_peak_)
-                                         : step_of(small / double(std::max(others_, int64_t(1))), small_peak_);
+        const double step = job_.sums      ? unit_of(row)
+                            : in_matrices_ ? step_of(large / double(in_matrices_), large_peak_)
+                                           : step_of(small / double(std::max(others_, int64_t(1))), small_peak_);
+        if (job_.sums && step == 0) return 0;
         int shifts[SHIFTS] = {};
         find(step, row, residual, shifts);
         const Values values(float(step), shifts);
@@ -152,6 +157,27 @@ private:
         const double bearable = PASSES * std::max(1.0, job_.deviations / COARSE) * double(float_of(peak_bits));
         const double step = float(std::min({job_.deviations * std::sqrt(square), bearable, MOST}));
         return step < LEAST ? 0 : step;
+    }
+
+    // The longest step of which all weights are multiples (finer ones', of an eighth): downlink.py.
+    double unit_of(const float* row) const {
+        int64_t weight = 0, found = LONGEST_SUM;
+        float most = 0;
+        for (int64_t s = 0; s < job_.num_spans; ++s) {
+            const Span& span = job_.spans[s];
+            if (span.kind == STATISTIC) continue;
+            const float* x = weights_of(span, row + span.start, weight);
+            weight += span.live;
+            int32_t bits = 0;
+            for (int64_t i = 0; i < span.live; ++i) {
+                const float size = std::abs(x[i]) * PER_GRID;
+                most = std::max(most, size);
+                bits |= int32_t(std::min(size, LARGEST_SUM));
+            }
+            if (bits) found = std::min(found, int64_t(bits & -bits) * int64_t(finer(span) ? FINER : 1));
+        }
+        if (!weight || most >= LARGEST_SUM || found < int64_t(FINER) || most * FINER > TOP * float(found)) return 0;
+        return double(found) / PER_GRID;
     }
 
     bool finer(const Span& span) const { return span.kind == OTHER && in_matrices_; }
