@@ -1,8 +1,8 @@
 """fedlite as people run it: whole rounds of `python -m simulations`, from the first client trained to the commit.
 
 `plain` sends float32 both ways, not compressed; `pipeline` is pruned to half, int8-aware and coded as int8, and
-`pipeline:sparse` has that codec for updates and `exact` for the way down. The first rounds (before the pruning, and while every client is met for
-the first time) do not count.
+`pipeline:sparse` has that codec for updates and `exact` for the way down. The first rounds (before the pruning, and
+while every client is met for the first time) do not count.
 """
 
 import json
