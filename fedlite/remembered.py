@@ -24,7 +24,7 @@ def read(file: Path | None, names: Sequence[str]) -> dict[str, float] | None:
     try:
         stored = json.loads(file.read_bytes()) if file else {}
         found = {name: float(stored[name]) for name in names}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     return found if all(value > 0 and not math.isnan(value) for value in found.values()) else None
 

@@ -43,8 +43,11 @@ def pack(report: Report) -> bytes:
 
 
 def rounded(metrics: Metrics) -> dict[str, float]:
-    """Metrics as a report carries them."""
-    return {name: float(f"{value:.6g}") for name, value in metrics.items()}
+    """Metrics as a report carries them: whole numbers as they are, of others six digits."""
+    return {
+        name: float(value) if float(value).is_integer() else float(f"{value:.6g}")
+        for name, value in metrics.items()
+    }
 
 
 def clear_size(metrics: Metrics, payload_bytes: int) -> int:

@@ -187,7 +187,8 @@ def _receive(device: Device, offer: Offer, held: Version | None) -> Version | No
         return known
     like = held.params if held else shapes_of(manifest.model, manifest.settings.bits)
     codec = codec_by_name(manifest.downlink_codec)
-    begin = partial(make_origin, manifest.origin, manifest.seed) if manifest.origin else None
+    most = device.limits.max_parameters
+    begin = partial(make_origin, manifest.origin, manifest.seed, most) if manifest.origin else None
     version = receive(offer.model, held, like, codec, begin)
     if (version.number, version.hash.hex()) != (manifest.version, manifest.model_hash):
         return None

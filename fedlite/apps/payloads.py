@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.compress import mask_change
+from fedlite.compress.ans import Ans
 from fedlite.compress.codec import Codec
 from fedlite.downlink import (
     Moves,
@@ -27,7 +28,7 @@ from fedlite.types import Masks
 
 _MOST_MOVES = 256 * 2**20  # bytes of steps kept as they were decoded
 
-# Of moves, newest first, and ascending numbers of them: bytes of the body of each sum of so many, 0 where it has none.
+# Of moves, newest first, and ascending numbers of them: bytes of each sum of so many as coded by ANS, 0 where none is.
 Summed = Callable[[Version, Sequence[Moves], Sequence[int]], NDArray[np.int64]]
 
 
@@ -84,9 +85,9 @@ class Payloads:
         return self._sizes[held]
 
     def measure(self, held: Iterable[int], summed: Summed) -> None:
-        """Find the sizes of an exact codec's payloads from these versions, all at once and without making them."""
+        """Find the sizes of payloads from these versions at once, none made, where the codec is exact and ANS."""
         wanted = {each for each in held if each in self._ways} - self._sizes.keys()
-        if not is_exact(self.codec) or not wanted:
+        if not is_exact(self.codec) or self.codec.compressors != (Ans(),) or not wanted:
             return
         moves = list(self._since(min(wanted)))
         last = self.target.number - len(moves)  # nothing before it becomes one with what is after

@@ -32,7 +32,7 @@ PRESETS: Mapping[str, str] = MappingProxyType(
         "small": "lowrank:32+step:0.2+ans",
         "smallest": "lowrank:32+step:1+ans",
         "sparse": "step:2+ans",
-        "exact": "exact:4:0.5+ans",
+        "exact": "exact+ans",
         "float32": "float32+zstd:3",
         "plain": "plain",
     }
@@ -53,7 +53,7 @@ SERIALIZERS: Mapping[str, Callable[..., Serializer]] = MappingProxyType(
         **{f"{name}-tensor": partial(kind, per_channel=False) for name, kind in _INTEGERS.items()},
         **{f"{name}-random": partial(kind, stochastic=True) for name, kind in _INTEGERS.items()},
         "step": Step,
-        "exact": lambda deviations=2.0, dead_zone=0.6: Step(deviations, dead_zone, exact=True),
+        "exact": lambda deviations=4.0, dead_zone=0.5: Step(deviations, dead_zone, exact=True),
         "sign": Sign,
         "eden": Eden,
         "drive": partial(Eden, 1),

@@ -112,16 +112,16 @@ def _on_grid(deviations: float) -> float:
 def _next(tried: list[Choice], budget: int) -> float | None:
     """The step to try next, or None when the best is found."""
     fits = [each for each in tried if each.payload_bytes <= budget]
-    over = [each for each in tried if each.payload_bytes > budget]
     fine = min(fits, key=lambda each: each.deviations, default=None)
-    if fine is not None and (fine.payload_bytes >= NEAR * budget or fine.deviations == FINEST):
+    over = [each for each in tried if each.payload_bytes > budget]
+    finer = [each for each in over if fine is None or each.deviations < fine.deviations]
+    large = max(finer, key=lambda each: each.deviations, default=None)
+    if fine is not None and (_is_near(fine, large, budget) or fine.deviations == FINEST):
         return None
     if (fine is None and tried[-1].deviations == COARSEST) or len(tried) == MOST_TRIES:
         return None
     if fine is None and len(tried) == MOST_TRIES - 1:
         return COARSEST
-    finer = [each for each in over if fine is None or each.deviations < fine.deviations]
-    large = max(finer, key=lambda each: each.deviations, default=None)
     log = _between(large, fine, tried, budget) if fine and large else _beyond(tried, budget)
     following = _on_grid(math.exp(log))
     if all(following != each.deviations for each in tried):
@@ -129,8 +129,19 @@ def _next(tried: list[Choice], budget: int) -> float | None:
     return COARSEST if fine is None else None
 
 
+def _is_near(fine: Choice, large: Choice | None, budget: int) -> bool:
+    """Whether it uses the budget, and the next that was too large is no more than twice as fine."""
+    known = large is None or fine.deviations <= 2 * large.deviations
+    return fine.payload_bytes >= NEAR * budget and known
+
+
 def _between(large: Choice, fine: Choice, tried: list[Choice], budget: int) -> float:
-    """Where the line from one to the other meets what is aimed at; an end that stayed counts half (Illinois)."""
+    """Where the line from one to the other meets what is aimed at; an end that stayed counts half (Illinois).
+
+    The middle where it is flat: most of it is then what no step makes smaller.
+    """
+    if fine.payload_bytes >= NEAR * budget:
+        return math.log(large.deviations * fine.deviations) / 2
     above, below = (math.log(each.payload_bytes / (_AIM * budget)) for each in (large, fine))
     over = [each.payload_bytes > budget for each in tried[-2:]]
     if over == [True, True]:
@@ -144,7 +155,8 @@ def _between(large: Choice, fine: Choice, tried: list[Choice], budget: int) -> f
 def _beyond(tried: list[Choice], budget: int) -> float:
     """Where a line through the last two meets what is aimed at, while all that was tried lies on one side.
 
-    It is not believed further than _FAR times: low rank factors fall ever more steeply.
+    It is not believed further than _FAR times: low rank factors fall ever more steeply. What is flat, because most of
+    it is what no step makes smaller, is left in strides that double.
     """
     last, slope = tried[-1], _SLOPE
     if len(tried) > 1:
@@ -152,5 +164,7 @@ def _beyond(tried: list[Choice], budget: int) -> float:
         slope = math.log(last.payload_bytes / tried[-2].payload_bytes) / run
     slope = min(max(slope, _STEEPEST), _FLATTEST)
     way = math.log(max(_AIM * budget, 1.0) / last.payload_bytes) / slope
+    if len(tried) > 2 and last.payload_bytes > budget:
+        way = max(way, 2 * math.log(last.deviations / tried[-2].deviations), math.log(1.5))
     log = math.log(last.deviations) + min(max(way, -math.log(_FAR)), math.log(_FAR))
     return min(max(log, math.log(FINEST)), math.log(COARSEST))

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
@@ -158,7 +159,7 @@ class Owed:
 
     def forget(self, since: int) -> None:
         """Nobody owes any more what was made before that round."""
-        while self.made and self.made[client := next(iter(self.made))] < since:
+        for client in list(takewhile(lambda each: self.made[each] < since, self.made)):
             del self.made[client]
             self.losses.drop(client)
             self.lost.drop(client)
@@ -213,24 +214,31 @@ class Owed:
             for kind in (self.losses, self.lost):
                 try:
                     head = json.loads(file.readline())
-                    form, saved, width, clients = (head[key] for key in ("form", "round", "width", "clients"))
-                except (ValueError, KeyError, TypeError) as error:
+                    form, saved, width = (head[key] for key in ("form", "round", "width"))
+                    clients = [int(client) for client in head["clients"]]
+                    holds, made = (
+                        {int(client): int(number) for client, number in head[key]}
+                        for key in ("holds", "made")
+                    )
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise _damaged(path, "its head cannot be read") from error
                 if form != _FORM or width != kind.width:
                     raise _damaged(path, f"it holds {form} of {width} numbers, not of {kind.width}")
                 if saved != round_num:
                     return False
-                self.holds.update((int(client), int(version)) for client, version in head["holds"])
-                self.made.update((int(client), int(made)) for client, made in head["made"])
+                self.holds |= holds
+                self.made |= made
                 crc = 0
                 for client in clients:
                     row = file.read(width * 4)
                     if len(row) != width * 4:
                         raise _damaged(path, "it ends early")
                     crc = zlib.crc32(row, crc)
-                    kind.put(int(client), np.frombuffer(row, np.float32))
+                    kind.put(client, np.frombuffer(row, np.float32))
                 if file.read(4) != crc.to_bytes(4, "big"):
                     raise _damaged(path, "its check value is wrong")
+            if file.read(1):
+                raise _damaged(path, "it goes on behind its end")
         return True
 
 

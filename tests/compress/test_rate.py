@@ -12,7 +12,8 @@ from fedlite.compress import rate
 from fedlite.compress.codec import Codec, encode_with_feedback, payload_size
 from fedlite.compress.presets import codec_by_name
 from fedlite.compress.prune import magnitude_masks
-from fedlite.compress.rate import COARSEST, FINEST, MOST_TRIES, fit, with_deviations
+from fedlite.compress.rate import COARSEST, FINEST, MOST_TRIES, choose, fit, with_deviations
+from fedlite.compress.step import Step
 from fedlite.errors import SettingsError, UpdateError
 from fedlite.tensors import add, apply_masks, zeros_like
 from fedlite.train import local_train
@@ -74,6 +75,22 @@ def test_far_from_the_usual_step_it_is_used_too(name: str, data_dir: Path) -> No
         budget = max(int(part * usual), 400)
         payload = fit(codec, update, None, budget, generator=np.random.default_rng(0))[0]
         assert 0.9 * budget <= len(payload) <= budget
+
+
+@pytest.mark.parametrize("spare", [150, 300, 1000, 5000, 20_000])
+@pytest.mark.parametrize("name", ["sparse", "small"])
+def test_where_most_is_what_no_step_makes_smaller_half_as_fine_as_can_be_at_the_worst(
+    name: str, spare: int
+) -> None:
+    """33000 bytes of statistics, 30000 (d / 2)^-1.7 of weights: what fits begins at 2 (30000 / spare)^(1 / 1.7)."""
+
+    def size_of(codec: Codec) -> int:
+        assert isinstance(codec.serializer, Step)
+        return int(33_000 + 30_000 * (codec.serializer.deviations / 2) ** -1.7)
+
+    chosen = choose(codec_by_name(name), 33_000 + spare, size_of)
+    assert chosen.payload_bytes <= 33_000 + spare
+    assert chosen.deviations <= 2 * 2 * (30_000 / spare) ** (1 / 1.7)
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["dense", "masked"])

@@ -65,7 +65,7 @@ def _entry(folder: Path, cell: Cell, seeds: Sequence[int], commits: set[str]) ->
     failed = [
         seed
         for seed, state in states.items()
-        if seed not in crossings and len(state.curve) >= stages.limit(cell)
+        if seed not in crossings and (state.diverged or len(state.curve) >= stages.limit(cell))
     ]
     ours = round(sum(crossings.values()) / len(crossings), 2) if crossings and not failed else None
     return {
@@ -79,8 +79,8 @@ def _entry(folder: Path, cell: Cell, seeds: Sequence[int], commits: set[str]) ->
         "searched": _searched(cell, table),
         "seeds": [*crossings],
         "crossings": [round(value, 2) for value in crossings.values()],
-        "unfinished_seeds": {seed: f">{len(s.curve)}" for seed, s in states.items() if s.crossing is None},
-        "so_far": f">{stages.limit(cell)} with seed {failed[0]}" if failed else _so_far(table),
+        "unfinished_seeds": {seed: _end(_tried(s)) for seed, s in states.items() if s.crossing is None},
+        "so_far": f"{_end(_tried(states[failed[0]]))} with seed {failed[0]}" if failed else _so_far(table),
         "rates": {f"{rate(each):g}": _end(table[each]) for each in sorted(table)},
         "curve": [round(value, 4) for value in states[seeds[0]].curve] if seeds[0] in states else [],
     }
@@ -101,6 +101,10 @@ def _so_far(table: search.Table) -> str | None:
     if search.best(table) is not None:
         return None
     return f">{max(found.rounds for found in table.values())}" if table else "not run"
+
+
+def _tried(state: run.State) -> search.Tried:
+    return search.Tried(state.crossing, len(state.curve), state.diverged)
 
 
 def _end(found: search.Tried) -> float | str:
