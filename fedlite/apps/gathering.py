@@ -131,9 +131,7 @@ class Gathering:
             if self.stop.is_set():
                 raise Stopped
             clients = self.chosen[begin : begin + self.most]
-            block = self._play(clients)
-            if block.clients:
-                yield block
+            yield from self._play(clients)
             now, done = time.monotonic(), done + len(clients)
             if now - told > _TELL_SECONDS and done < len(self.chosen):
                 told = now
@@ -143,18 +141,23 @@ class Gathering:
                 )
         check_quorum(self.tally, len(self.tally.clients | self.tally.dropped), self.settings.quorum)
 
-    def _play(self, clients: list[int]) -> _Block:
-        """Train a block; code and read what of it counts."""
+    def _play(self, clients: list[int]) -> Iterator[_Block]:
+        """Train a block; code and read what of it counts. Where some of that cannot be sent, the next ones count."""
         seed, round_num = self.manifest.seed, self.manifest.round_num
         seeds = [derive(seed, "client", round_num, name_of(client)) for client in clients]
         for client, down in zip(clients, self._bytes_down(clients), strict=True):
             self.tally.clients[name_of(client)] = {"bytes_down": down, "bytes_up": 0}
         done = self.engine.train(self.work, clients, seeds)
         well = self._well(clients, done)
-        counting = [place for place in well if clients[place] not in self.late][: self._wanted]
-        late = sorted(set(well) - set(counting))
+        waiting = [place for place in well if clients[place] not in self.late]
+        late = [place for place in well if clients[place] in self.late]
+        while waiting and self._wanted > 0:
+            some, waiting = waiting[: self._wanted], waiting[self._wanted :]
+            block = self._code(clients, seeds, done, some)
+            if block.clients:
+                yield block
+        late = sorted([*late, *waiting])
         self._lose([clients[place] for place in late], done.updates[late])
-        return self._code(clients, seeds, done, counting)
 
     def _bytes_down(self, clients: Sequence[int]) -> list[int]:
         held = [self.owed.holds.get(client, NOTHING_HELD) for client in clients]

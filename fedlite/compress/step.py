@@ -33,7 +33,7 @@ _BLOCK = (
     1 << 16
 )  # weights that are looked at together: they stay in the cache, and what is found in them is small
 _PARTS = 1 << 16  # of a step, when means are taken
-_PASSES, _COARSE = 1.25, 4.0  # of the largest weight: a step up to which something passes the dead zone
+_PASSES, _COARSE = 1.25, 4.0  # of the largest weight, and deviations: more than passing asks, and less
 _LONGEST = 1.5  # so that feedback of what was lost dies out, however little is read
 _LEAST, _MOST = 2.0**-120, 2.0**112  # of a step: levels times it, and an eighth of it, are normal and finite
 
@@ -43,8 +43,8 @@ class Step:
     """Serializer: 7 bytes, two for each weight, two for each statistic (the upper half of its float32).
 
     The step is `deviations` (0 < … ≤ 64) root mean squares of the matrices' weights (of all, where there is no
-    matrix), but so that the largest weight passes; what is nearer to zero than `dead_zone` (0.5 … 1) steps is zero.
-    Neither is known to the decoder.
+    matrix), up to 4 of them but so that the largest weight passes; what is nearer to zero than `dead_zone` (0.5 … 1)
+    steps is zero. Neither is known to the decoder.
 
     An `exact` one has a power of two for its step and weights at whole multiples of it (an eighth of it, in small
     tensors): sums of updates are then exact in float32, and can be coded as one (`fedlite.downlink`). `fixed` is the
@@ -64,6 +64,11 @@ class Step:
             raise SettingsError(f"a dead zone of {self.dead_zone} steps is not in 0.5 … 1")
         if not 0 <= self.fixed <= _MOST:
             raise SettingsError(f"a step of {self.fixed} is not in 0 … {_MOST:g}")
+
+    @property
+    def passes(self) -> float:
+        """Of the largest weight: a step up to which it passes the dead zone."""
+        return min(_PASSES, 0.99 / self.dead_zone)
 
     def planes(self, layout: Layout) -> Planes:
         """Head, levels, statistics."""
@@ -105,10 +110,11 @@ class Step:
         count = sum(span.stop - span.start for span in large) or layout.weights
         kind = 0 if large else 1
         step = self.deviations * math.sqrt(sums[kind] / max(count, 1))
-        bearable = _PASSES * max(1.0, self.deviations / _COARSE) * peaks[kind]
-        step = float(np.float32(min(step, bearable, _MOST)))
+        reach = max(1.0, self.deviations / _COARSE) * peaks[kind]
+        step = float(np.float32(min(step, self.passes * reach, _MOST)))
         if self.exact and step > 0:
-            return min(max(2.0 ** round(math.log2(step)), GRID * FINER), _MOST)
+            power = 2.0 ** round(math.log2(step))
+            return min(max(power / 2 if power * self.dead_zone > reach else power, GRID * FINER), _MOST)
         return 0.0 if step < _LEAST else step
 
     def _found(self, weights: Array, layout: Layout, step: float) -> tuple["_Found", list[int]]:

@@ -168,6 +168,22 @@ def test_how_small_and_how_true_an_update_of_a_half_pruned_cnn_is(
     assert wrong < error**2 * sum(float(np.square(v).sum()) for v in live.values())
 
 
+@pytest.mark.parametrize(
+    "name", ["sparse", "step:4:0.9+ans", "step:3:1+ans", "exact", "exact:4:0.6+ans", "exact:4:1+ans"]
+)
+def test_up_to_four_deviations_something_passes_the_dead_zone(name: str) -> None:
+    """Whatever the tails: of numbers that are all alike in size, even, and normal."""
+    rng, codec = np.random.default_rng(4), codec_by_name(name)
+    for scale in np.geomspace(0.01, 0.02, 12):
+        for values in (
+            rng.choice([-1, 1], (64, 48)),
+            rng.uniform(-1, 1, (64, 48)),
+            rng.normal(size=(64, 48)),
+        ):
+            update = {"w": (scale * values).astype(np.float32)}
+            assert codec.decode(codec.encode(update), update)["w"].any()
+
+
 @pytest.mark.parametrize("name", ["sparse", "step:4+ans", "small", "smallest", "exact"])
 def test_what_is_owed_stays_bounded_under_the_same_update_again_and_again(name: str) -> None:
     """Also when all weights of an update are alike, and of what is owed: something always passes the dead zone."""

@@ -125,7 +125,7 @@ def _check_step(serializer: Step, want: Mapping[str, Array], got: Mapping[str, A
     count = sum(live_of[n] for n in matrices)
     square = sum(float((want[n].astype(np.float64) ** 2).sum()) for n in matrices)
     peak = max((float(np.abs(want[n]).max(initial=0)) for n in matrices), default=0.0)
-    passes = 1.25 * max(1.0, serializer.deviations / 4) * peak
+    passes = min(1.25, 0.99 / serializer.dead_zone) * max(1.0, serializer.deviations / 4) * peak
     step = min(serializer.deviations * (square / max(count, 1)) ** 0.5, passes, 2.0**112)
     if serializer.exact:
         step = max(step * 2**0.5, 2.0**-17)

@@ -27,6 +27,7 @@ STEPS = {
     "coarse": Step(64.0),  # hardly a level
     "without a dead zone": Step(1.0, 0.5),
     "nothing but the dead zone": Step(1.0, 1.0),
+    "a wide dead zone": Step(4.0, 0.9),
 }
 SHAPES = {
     "wide.weight": (30, 200),

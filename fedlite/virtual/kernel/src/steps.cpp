@@ -16,7 +16,7 @@
 
 namespace {
 
-constexpr double LEAST = 0x1p-120, MOST = 0x1p112, LONGEST = 1.5, PASSES = 1.25, COARSE = 4;
+constexpr double LEAST = 0x1p-120, MOST = 0x1p112, LONGEST = 1.5, COARSE = 4;
 constexpr float PER_GRID = 1 << 20, LARGEST_SUM = 1 << 24;  // 1 / step.GRID; downlink.py
 constexpr int64_t LONGEST_SUM = 1 << 20;
 constexpr int64_t SHORT_PLANE = 64, STATISTICS_EACH = 1 << 14;  // ans.py, entropy.py
@@ -39,7 +39,7 @@ struct Stepping {
     const uint64_t* bits;    // rows of pruned matrices, one bit for each column, in words of their own
     const int32_t* counts;   // live weights of their rows and then of their columns
     Limits limits;
-    double deviations;
+    double deviations, passes;  // passes: of the largest weight, a step that it passes
     float away;    // 1 − dead zone
     int64_t sums;  // of exact steps: the longest that is right is taken, and where none is, `sizes` is 0
     int64_t clients;
@@ -154,8 +154,8 @@ private:
     }
 
     double step_of(double square, uint32_t peak_bits) const {
-        const double bearable = PASSES * std::max(1.0, job_.deviations / COARSE) * double(float_of(peak_bits));
-        const double step = float(std::min({job_.deviations * std::sqrt(square), bearable, MOST}));
+        const double reach = std::max(1.0, job_.deviations / COARSE) * double(float_of(peak_bits));
+        const double step = float(std::min({job_.deviations * std::sqrt(square), job_.passes * reach, MOST}));
         return step < LEAST ? 0 : step;
     }
 
