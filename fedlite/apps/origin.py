@@ -30,12 +30,12 @@ def make_origin(text: str, seed: int, max_parameters: int) -> Params:
     try:
         values = json.loads(text)
         spec = values.pop("model")
-        count = sum(value.size for value in shapes_of(spec, 32).values())
+        settings = StudentSettings(**{name: values[name] for name in _FIELDS})
+        count = sum(value.size for value in shapes_of(spec, settings.bits).values())
         if count > max_parameters:
             raise OriginError(
                 f"the initial model has {count} parameters, this device takes {max_parameters} at most"
             )
-        settings = StudentSettings(**{name: values[name] for name in _FIELDS})
         return make(spec, settings, derive(seed, "model"))[1]
     except (
         ValueError,

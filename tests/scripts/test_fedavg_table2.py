@@ -201,13 +201,19 @@ def test_collected(tmp_path: Path) -> None:
     assert found["commit"] == "abc"
 
 
-def test_a_seed_that_never_crossed_is_not_averaged_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rounds", "diverged", "said"),
+    [(40, False, ">40"), (8, True, "diverged at 8")],  # twice the paper's 20
+)
+def test_a_seed_that_never_crossed_is_not_averaged_away(
+    tmp_path: Path, rounds: int, diverged: bool, said: str
+) -> None:
     results(tmp_path)
     file = run.place_of(tmp_path, CELLS["iid-e5-b10"], -6, 3)
-    run.save(file, run.State((0.98,) * 40, params={"w": np.ones(3, np.float32)}))  # twice the paper's 20
+    run.save(file, run.State((0.98,) * rounds, diverged, params={"w": np.ones(3, np.float32)}))
     cell = report.collect(tmp_path, [1, 2, 3])["cells"]["iid-e5-b10"]
-    assert (cell["ours"], cell["ratio"], cell["so_far"]) == (None, None, ">40 with seed 3")
-    assert cell["crossings"] == [2.5, 3.5]
+    assert (cell["ours"], cell["ratio"], cell["so_far"]) == (None, None, f"{said} with seed 3")
+    assert (cell["crossings"], cell["unfinished_seeds"]) == ([2.5, 3.5], {3: said})
 
 
 def test_plot_stands_alone(tmp_path: Path) -> None:

@@ -118,7 +118,16 @@ def test_saved_and_loaded(tmp_path: Path, limit: int) -> None:
     second.close()
 
 
-@pytest.mark.parametrize("harm", ["cut", "altered", "head", "width"])
+HEADS = {
+    "no head": b"",
+    "no dates": b'{"form": "fedlite.owed.2", "round": 7, "width": 6, "clients": [], "holds": []}\n',
+    "no list": b'{"form": "fedlite.owed.2", "round": 7, "width": 6, "clients": 12, "holds": [], "made": []}\n',
+    "no pairs": b'{"form": "fedlite.owed.2", "round": 7, "width": 6, "clients": [], "holds": 5, "made": []}\n',
+    "deep": b"[" * 60_000 + b"\n",
+}
+
+
+@pytest.mark.parametrize("harm", ["cut", "altered", "longer", "width", *HEADS])
 def test_a_damaged_file_is_named(tmp_path: Path, harm: str) -> None:
     owed = Owed.empty(WIDTH, 1 << 20, tmp_path)
     owed.settle([3, 1], np.stack([row(3), row(1)]))
@@ -128,7 +137,8 @@ def test_a_damaged_file_is_named(tmp_path: Path, harm: str) -> None:
     at = data.index(b"\n") + 1
     if harm == "altered":
         data[at + 5] ^= 4
-    path.write_bytes({"cut": data[: at + 9], "altered": data, "head": data[at:], "width": data}[harm])
+    harmed = {"cut": data[: at + 9], "longer": data + b"\0\0\0\0"}
+    path.write_bytes(HEADS[harm] + data[at:] if harm in HEADS else harmed.get(harm, data))
     with pytest.raises(StateError, match="damaged"):
         Owed.empty(WIDTH + (harm == "width"), 1 << 20, tmp_path).load(path, 7)
     owed.close()
