@@ -119,35 +119,14 @@ def code_steps(
     residual: Array,
     finite: NDArray[np.uint8],
     threads: int,
+    *,
+    sums: bool = False,
 ) -> NDArray[np.int64]:
-    """(clients): bytes of each body of this step and ANS.
+    """(clients): bytes of each body of this step and ANS. SettingsError where memory runs out.
 
     `rows` (clients, size) become what the server decodes and `residual`, which may be `owed`, what the codec lost.
-    Where update + owed is not finite, `finite` is 0, the row 0 and what was owed still owed.
+    Where update + owed is not finite, `finite` is 0, the row 0 and what was owed still owed. `sums`: see `sum_sizes`.
     """
-    return _sizes(step, spans, rows, owed, residual, finite, threads, sums=False)
-
-
-def sum_sizes(spans: Spans, rows: Array, threads: int) -> NDArray[np.int64]:
-    """(sums): bytes of each body of an exact codec whose step is the longest that is right; 0 where there is none.
-
-    `rows` (sums, size) are used up.
-    """
-    finite = np.empty(len(rows), np.uint8)
-    return _sizes(Step(exact=True), spans, rows, None, np.empty_like(rows), finite, threads, sums=True)
-
-
-def _sizes(
-    step: Step,
-    spans: Spans,
-    rows: Array,
-    owed: Array | None,
-    residual: Array,
-    finite: NDArray[np.uint8],
-    threads: int,
-    *,
-    sums: bool,
-) -> NDArray[np.int64]:
     sizes = np.zeros(len(rows), np.int64)
     limits = [np.ascontiguousarray(values, dtype) for values, dtype in _LIMITS]
     job = _Stepping(
@@ -173,3 +152,12 @@ def _sizes(
     if library().fedlite_step(ctypes.byref(job)):
         raise SettingsError("memory ran out in the compiled coder", remedy="simulate fewer clients at once")
     return sizes
+
+
+def sum_sizes(spans: Spans, rows: Array, threads: int) -> NDArray[np.int64]:
+    """(sums): bytes of each body of an exact codec whose step is the longest that is right; 0 where there is none.
+
+    `rows` (sums, size) are used up. SettingsError where memory runs out.
+    """
+    finite = np.empty(len(rows), np.uint8)
+    return code_steps(Step(exact=True), spans, rows, None, np.empty_like(rows), finite, threads, sums=True)
