@@ -33,8 +33,9 @@ from fedlite.virtual.grid import FIRST_NODE
 from fedlite.virtual.kernel.build import available
 from fedlite.virtual.kernel.reduce import add_rows, largest_rows
 from fedlite.virtual.merging import summed
-from fedlite.virtual.owed import Owed, Staged
+from fedlite.virtual.owed import Owed
 from fedlite.virtual.rows import Trained, from_row, learned, width
+from fedlite.virtual.staged import Staged
 
 _TELL_SECONDS = 0.5
 

@@ -23,6 +23,7 @@ from fedlite.virtual.coding import memory_width
 from fedlite.virtual.engines.base import Engine, Work
 from fedlite.virtual.owed import Owed
 from fedlite.virtual.rows import width
+from fedlite.virtual.staged import Staged
 
 AT_ONCE = 8  # clients in a block for each core, at least: so all are busy to its end
 USUAL_BYTES = 64 * 2**20  # of updates in a block, if that is more
@@ -92,7 +93,7 @@ class Stacked:
             manifest=manifest,
             model=model,
             chosen=list(chosen),
-            staged=self._owed.stage(self.memory // 4),
+            staged=Staged(self._owed, self.memory // 4),
             recent=self._recent,
             own_budget=self.timed.budget if self.timed is not None else no_limit,
         )

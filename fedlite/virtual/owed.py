@@ -79,7 +79,7 @@ class Rows:
         self._far.clear()
 
     def _spill(self, client: int, row: Array) -> None:
-        with _disk():
+        with disk():
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115  (closed by `close`)
             place = self._place()
@@ -164,10 +164,6 @@ class Owed:
             self.losses.drop(client)
             self.lost.drop(client)
 
-    def stage(self, limit: int) -> "Staged":
-        """Room for what a round will change, `limit` bytes of it in memory."""
-        return Staged(self, limit)
-
     def _date(self, client: int, round_num: int) -> None:
         self.made.pop(client, None)
         self.made[client] = round_num
@@ -184,7 +180,7 @@ class Owed:
     def save(self, path: Path, round_num: int) -> None:
         """Write everything, whole or not at all, as of this round."""
         partial = path.with_name(path.name + ".part")
-        with _disk(), partial.open("wb") as file:
+        with disk(), partial.open("wb") as file:
             for kind in (self.losses, self.lost):
                 clients = kind.clients()
                 head = {
@@ -242,52 +238,6 @@ class Owed:
         return True
 
 
-@dataclass
-class Staged:
-    """What a round will have changed once it is committed; beyond `limit` bytes it lies on disk."""
-
-    owed: Owed
-    limit: int
-    _blocks: list[tuple[list[int], Array | None, Array | None]] = field(default_factory=list)
-    _bytes: int = 0
-
-    def counted(self, clients: list[int], residual: Array | None) -> None:
-        """See Owed.settle."""
-        self._keep(clients, residual, None)
-
-    def lost(self, clients: list[int], updates: Array) -> None:
-        """See Owed.lose."""
-        self._keep(clients, None, updates)
-
-    def settle(self, learned: NDArray[np.bool_], round_num: int = 0, since: int = 0) -> None:
-        """Owe what was staged in that round; what was owed before it and made before `since` is forgotten."""
-        for clients, residual, updates in self._blocks:
-            if updates is None:
-                self.owed.settle(clients, residual, round_num)
-            else:
-                self.owed.lose(clients, updates, learned, round_num, since)
-        self.owed.forget(since)
-        self._blocks.clear()
-
-    def _keep(self, clients: list[int], residual: Array | None, updates: Array | None) -> None:
-        rows = residual if updates is None else updates
-        if rows is not None and (self._bytes + rows.nbytes) > self.limit:
-            rows = _on_disk(rows, self.owed.losses.folder)
-        elif rows is not None:
-            self._bytes += rows.nbytes
-        self._blocks.append((clients, rows, None) if updates is None else (clients, None, rows))
-
-
-def _on_disk(rows: Array, folder: Path) -> Array:
-    """The same rows, in a file without a name that ends with them."""
-    if not rows.size:
-        return rows
-    with _disk(), tempfile.TemporaryFile(dir=folder) as file:
-        rows.tofile(file)
-        file.flush()
-        return np.memmap(file, np.float32, "r", shape=rows.shape)
-
-
 def _stacked(found: list[Array | None], width: int) -> Array | None:
     if all(row is None for row in found):
         return None
@@ -298,7 +248,7 @@ def _stacked(found: list[Array | None], width: int) -> Array | None:
 
 
 @contextmanager
-def _disk() -> Iterator[None]:
+def disk() -> Iterator[None]:
     """StorageError where the disk fails or is full."""
     try:
         yield

@@ -200,9 +200,10 @@ def figures(found: dict[str, list[Curve]]) -> dict[str, Any]:
             for kind in ("float32", "small", "student")
         },
         **{
-            f"rounds_{kind}": [
-                c.reaches(target_of(p, LAST), LAST) for c, p in zip(found[kind], plain, strict=False)
+            f"rounds_{kind}{end}": [
+                c.reaches(target_of(p, over), over) for c, p in zip(found[kind], plain, strict=False)
             ]
+            for end, over in (("", LAST), ("_raw", 1))
             for kind in found
         },
     }

@@ -140,6 +140,23 @@ def test_rows_with_a_budget_that_is_too_small_owe_what_they_did(tmp_path: Path) 
     assert got.held.hash == want.held.hash
 
 
+def test_where_one_cannot_send_the_next_one_counts(tmp_path: Path) -> None:
+    """Six of seven are asked and three count; what works for four of the seven is too small for the others."""
+    settings = replace(SETTINGS, cohort=3, over_selection=2.0, rounds=1, prune_round=0)
+    with pytest.raises(QuorumError) as error:
+        stacked(replace(settings, cohort=0, over_selection=1.0, uplink_budget="150"), tmp_path / "none")
+    smallest = [int(text.split()[0]) for text in str(error.value).split("smallest that works is ")[1:]]
+    assert len(set(smallest)) == CLIENTS  # that this budget suits four is a property of the data
+    enough = replace(settings, uplink_budget=str(sorted(smallest)[3]))
+    model, notes = stacked(enough, tmp_path / "whole")
+    (row,) = notes.rows
+    assert sum(each["bytes_up"] > 0 for each in row["clients"].values()) == row["num_clients"] == 3
+    assert any("too small for this update" in why for why in row["dropped"].values())
+    alone, noted = stacked(enough, tmp_path / "alone", memory=3 * 10**6)  # a client at a time
+    assert alone.held.hash == model.held.hash
+    assert record(noted) == record(notes)
+
+
 def test_a_codec_without_a_step_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     settings = replace(SETTINGS, uplink_codec="int8")
     with pytest.raises(QuorumError, match="small or smallest"):

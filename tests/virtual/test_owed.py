@@ -8,6 +8,7 @@ import pytest
 from fedlite.errors import StateError
 from fedlite.types import Array
 from fedlite.virtual.owed import Owed, Rows
+from fedlite.virtual.staged import Staged
 
 WIDTH = 6
 LEARNED = np.array([True, True, True, True, False, False])
@@ -52,7 +53,7 @@ def test_what_is_old_is_forgotten_and_takes_no_room(tmp_path: Path) -> None:
     owed.lose([2], row(3)[None], LEARNED, 2)
     owed.settle([3], row(4)[None], 3)
     for since, left in ((1, [1, 2, 3]), (2, [2, 3]), (3, [3]), (4, [])):
-        staged = owed.stage(1 << 20)
+        staged = Staged(owed, 1 << 20)
         staged.settle(LEARNED, since, since)
         assert sorted([*owed.losses.clients(), *owed.lost.clients()]) == left
         assert list(owed.made) == left
