@@ -26,7 +26,7 @@ from fedlite.compress.step import FINER, GRID, TOP, Step
 from fedlite.errors import CodecError, OriginError
 from fedlite.seeds import generator
 from fedlite.tensors import add, apply_masks, check_like, digest, subtract
-from fedlite.types import Array, Masks, Params, is_statistic
+from fedlite.types import Array, Masks, Params, Update, is_statistic
 
 NOTHING_HELD = -1  # a client's version before it has any
 WHOLE_WANTED = -2  # of a client that cannot make version 0 itself
@@ -78,9 +78,10 @@ def advance(held: Version, params: Params, masks: Masks, codec: Codec) -> tuple[
     change = subtract(target, apply_masks(held.params, masks))
     change |= {name: value for name, value in target.items() if is_statistic(name)}
     chance = generator(int.from_bytes(held.hash[:7]), "downlink", held.number)
-    body = codec.encode(change, masks=masks, generator=chance)
-    step = _part(_STEP, held.number, held.number + 1, pack_change(held.masks, masks, params), body)
-    return step, _apply(held, step, codec)
+    body, change = codec.encode_and_read(change, masks=masks, generator=chance)
+    packed = pack_change(held.masks, masks, params)
+    step = _part(_STEP, held.number, held.number + 1, packed, body)
+    return step, _moved(held, change, held.number + 1, unpack_change(packed, held.masks, params))
 
 
 def snapshot(version: Version, packed: bytes | None = None) -> bytes:
@@ -126,7 +127,21 @@ def moves_of(step: bytes, target: Version, codec: Codec) -> Moves | None:
     if kind != _STEP:
         return None
     body = step[len(step) - body_bytes :]
-    weights, statistics = gather(codec.decode(body, target.params, masks=target.masks), target.masks)
+    return _moves(codec.decode(body, target.params, masks=target.masks), target.masks, mask_bytes)
+
+
+def moves_between(held: Version, target: Version, step: bytes) -> Moves | None:
+    """The moves of the step of an exact codec from `held` to `target`, where both are at hand: nothing is decoded."""
+    kind, base, number, mask_bytes, _ = _head(step, 0)
+    if kind != _STEP or (base, number) != (held.number, target.number):
+        return None
+    statistics = {name: value for name, value in target.params.items() if is_statistic(name)}
+    change = subtract(target.params, apply_masks(held.params, target.masks)) | statistics
+    return _moves(change, target.masks, mask_bytes)
+
+
+def _moves(change: Update, masks: Masks, mask_bytes: int) -> Moves:
+    weights, statistics = gather(change, masks)
     places = np.flatnonzero(weights)
     return Moves(places.astype(np.int32), weights[places], statistics, mask_bytes)
 
@@ -256,6 +271,10 @@ def _apply(held: Version, part: bytes, codec: Codec) -> Version:
             f"downlink step leads from version {base} to {number}, this device holds {held.number}"
         )
     masks = unpack_change(packed, held.masks, held.params)
-    change = codec.decode(body, held.params, masks=masks)
+    return _moved(held, codec.decode(body, held.params, masks=masks), number, masks)
+
+
+def _moved(held: Version, change: Update, number: int, masks: Masks) -> Version:
+    """The version after a step; its change has statistics as they are afterwards."""
     params = add(apply_masks(held.params, masks), change)
     return Version(number, params | {n: v for n, v in change.items() if is_statistic(n)}, masks)

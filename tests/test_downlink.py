@@ -11,6 +11,7 @@ from fedlite.downlink import (
     bundle,
     first,
     merged,
+    moves_between,
     moves_of,
     origin,
     receive,
@@ -150,6 +151,24 @@ def test_one_step_for_several_may_begin_with_new_masks() -> None:
 def test_masks_cost_nothing_while_they_stay() -> None:
     masks = magnitude_masks({"w": np.random.default_rng(0).normal(size=(40, 60)).astype(np.float32)}, 0.5)
     assert changed(*walk([masks, masks, {}, masks])) == [False, True, True]
+
+
+def test_moves_between_versions_are_those_that_are_decoded() -> None:
+    masks = magnitude_masks({"w": np.random.default_rng(0).normal(size=(40, 60)).astype(np.float32)}, 0.5)
+    steps, versions = walk([{}, {}, masks, masks, {}])
+    for step, before, after in zip(steps, versions, versions[1:], strict=False):
+        got, want = moves_between(before, after, step), moves_of(step, after, EXACT)
+        assert got is not None
+        assert want is not None
+        assert got.mask_bytes == want.mask_bytes
+        for one, other in (
+            (got.places, want.places),
+            (got.values, want.values),
+            (got.statistics, want.statistics),
+        ):
+            np.testing.assert_array_equal(one, other)
+    assert moves_between(versions[0], versions[2], steps[1]) is None, "not the version before"
+    assert moves_between(versions[0], versions[0], origin(versions[0])) is None, "no step"
 
 
 def test_a_new_device_makes_version_0_itself() -> None:

@@ -17,6 +17,7 @@ from fedlite.downlink import (
     is_exact,
     merged,
     merged_size,
+    moves_between,
     moves_of,
     snapshot,
     whole_masks,
@@ -34,10 +35,11 @@ Summed = Callable[[Version, Sequence[Moves], Sequence[int]], NDArray[np.int64]]
 
 @dataclass
 class Recent:
-    """What later payloads need again: steps as they were decoded, by the version they lead to, and masks as packed."""
+    """What later payloads need again: what steps do, by the version they lead to, and masks as packed."""
 
     _moves: dict[int, Moves] = field(default_factory=dict)
     _bytes: int = 0
+    _last: Version | None = None
     _masks: tuple[Masks, bytes] | None = None
 
     def masks(self, target: Version) -> bytes:
@@ -50,7 +52,8 @@ class Recent:
         """The moves of the step to that version, whose masks are the target's; None if that part is no step."""
         if (known := self._moves.get(number)) is not None:
             return known
-        moves = moves_of(step(), target, codec)
+        moves = self._newest(step, target) if number == target.number else None
+        moves = moves or moves_of(step(), target, codec)
         if moves is not None:
             self._moves[number] = moves
             self._bytes += moves.places.nbytes + moves.values.nbytes
@@ -58,6 +61,11 @@ class Recent:
             old = self._moves.pop(min(self._moves))
             self._bytes -= old.places.nbytes + old.values.nbytes
         return moves
+
+    def _newest(self, step: Callable[[], bytes], target: Version) -> Moves | None:
+        """The moves of the step to the target; None where the version before it is not known."""
+        before, self._last = self._last, target
+        return moves_between(before, target, step()) if before is not None else None
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,14 @@ class Codec:
         """
         return self._pack(self._body(update, masks or {}, generator, {}))
 
+    def encode_and_read(
+        self, update: Update, *, masks: Masks | None = None, generator: np.random.Generator | None = None
+    ) -> tuple[bytes, dict[str, Array]]:
+        """(payload, what `decode` reads in it), without taking the payload apart. Raises as `encode`."""
+        masks = masks or {}
+        body = self._body(update, masks, generator, {})
+        return self._pack(body), self._read(body, update, masks)
+
     def decode(self, payload: bytes, like: Params, *, masks: Masks | None = None) -> dict[str, Array]:
         """The update in a payload, shaped like the model; pruned coordinates are exactly 0.
 
@@ -111,8 +119,7 @@ class Codec:
             data = compressor.decompress(data, each)
         if len(data) != size_of(planes[0]):
             raise CodecError(f"payload holds {len(data)} bytes of values, {size_of(planes[0])} expected")
-        weights, statistics = self._load(data, layouts)
-        return scatter(weights, statistics, like, masks)
+        return scatter(*self._load(data, layouts), like, masks)
 
     def limit_bytes(self, like: Params, *, masks: Masks | None = None) -> int:
         """The most bytes a payload for this model can have: what a door may refuse before reading."""
@@ -142,6 +149,10 @@ class Codec:
         data = self.squeeze(body.data, body.layouts[-1])
         payload = HEADER.pack(MAGIC, self.id, body.layouts[0].binding) + data
         return payload + CHECK.pack(zlib.crc32(payload))
+
+    def _read(self, body: _Body, like: Params, masks: Masks) -> dict[str, Array]:
+        """The update in a body, shaped like the model."""
+        return scatter(*self._load(body.data, body.layouts), like, masks)
 
     def _load(self, data: bytes, layouts: tuple[Layout, ...]) -> tuple[Array, Array]:
         """(live weights, statistics) of a body."""
@@ -263,5 +274,4 @@ def encode_with_feedback(
     kept = {name: value for name, value in body.memory.items() if known.get(name) == value.shape}
     if not codec.owes:
         return payload, zeros_like(update) | kept
-    decoded = scatter(*codec._load(body.data, body.layouts), update, masks)
-    return payload, subtract(apply_masks(update, masks), decoded) | kept
+    return payload, subtract(apply_masks(update, masks), codec._read(body, update, masks)) | kept

@@ -20,16 +20,17 @@ def summed(
 
     `counts` ascend. All steps but the last of a sum leave masks as `target` has them.
     """
-    order = order_of(target.params, target.masks)
-    split, size = len(order) - len(moves[0].statistics), sum(each.size for each in target.params.values())
+    order, newest = order_of(target.params, target.masks), moves[0]
+    split, size = len(order) - len(newest.statistics), sum(each.size for each in target.params.values())
     spans, most = spans_of(target.params, target.masks), max(_MOST_BYTES // (4 * size + 1), 1)
-    total, done, sizes = np.zeros(split, np.float32), 0, [np.zeros(0, np.int64)]
+    total, done, sizes = np.zeros(size, np.float32), 0, [np.zeros(0, np.int64)]
+    total[order[split:]] = newest.statistics
     for begin in range(0, len(counts), most):
         some = counts[begin : begin + most]
-        rows: Array = np.zeros((len(some), size), np.float32)
+        rows: Array = np.empty((len(some), size), np.float32)
         for row, count in zip(rows, some, strict=True):
             for each in moves[done:count]:
-                total[each.places] += each.values
-            row[order[:split]], row[order[split:]], done = total, moves[0].statistics, count
+                total[order[each.places]] += each.values
+            row[:], done = total, count
         sizes.append(sum_sizes(spans, rows, threads))
     return np.concatenate(sizes)
