@@ -41,7 +41,7 @@ def serve(config: Config, stop: Event) -> Path:
     hosts = (config.advertise,) if config.advertise else ()
     authority, identity = open_authority(config.state_dir, hosts)
     folder = config.run_dir or config.state_dir / "results"
-    workshop = Workshop(config)
+    workshop = Workshop(config, sealed=True)
     with (
         locked(config.state_dir, wait=False),
         Fleet(config.state_dir / FLEET_FILE) as fleet,

@@ -1,7 +1,12 @@
 """Steps and snapshots lead every client to the same bytes; what they lose, the next step carries."""
 
+import hashlib
+import struct
+import zlib
+
 import numpy as np
 import pytest
+import zstandard
 
 from fedlite.compress.presets import codec_by_name
 from fedlite.compress.prune import magnitude_masks
@@ -19,6 +24,7 @@ from fedlite.downlink import (
 )
 from fedlite.errors import CodecError, OriginError
 from fedlite.types import Masks, Params
+from tests.compress.reference import description
 
 INT8 = codec_by_name("int8")
 EXACT = codec_by_name("exact:1+ans")
@@ -74,6 +80,31 @@ def test_a_step_from_elsewhere_is_refused(held: Version | None) -> None:
     step, _ = advance(START, params(1), {}, INT8)
     with pytest.raises(CodecError):
         receive(step, held, START.params, INT8)
+
+
+def test_parts_are_as_documented() -> None:
+    """docs/format.md by hand: a snapshot of two weights as float32+zstd, and a step that adds (0.5, −1) as plain."""
+    like = {"w": np.zeros(2, np.float32)}
+    binding = hashlib.sha256(description([["w", [2]]], {})).digest()[:8]
+
+    def payload(key: str, body: bytes) -> bytes:
+        head = b"FLU2" + hashlib.sha256(key.encode()).digest()[:4] + binding + body
+        return head + struct.pack("<I", zlib.crc32(head))
+
+    def part(kind: int, base: int, number: int, body: bytes) -> bytes:
+        head = struct.pack(">BIIII", kind, base, number, 0, len(body))
+        return head + struct.pack(">I", zlib.crc32(head)) + body
+
+    raw = struct.pack("<2f", 1.5, 2.0)
+    planes = b"".join(raw[place::4] for place in range(4))
+    whole = part(2, 7, 7, payload("float32+zstd", zstandard.compress(planes)))
+    step = part(1, 7, 8, payload("plain", struct.pack("<2f", 0.5, -1.0)))
+    plain = codec_by_name("plain")
+    got = receive(whole + step, None, like, plain)
+    assert (got.number, got.params["w"].tolist()) == (8, [2.0, 1.0])
+    held = Version(7, {"w": np.array([1.5, 2.0], np.float32)})
+    assert advance(held, {"w": np.array([2, 1], np.float32)}, {}, plain)[0] == step
+    assert receive(snapshot(held), None, like, plain).hash == receive(whole, None, like, plain).hash
 
 
 def test_damage_is_refused() -> None:

@@ -51,19 +51,24 @@ def client_app(device_of: DeviceOf) -> ClientApp:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """One device's training in one round, ready to run: `run_task` alone, or many at once in a simulator.
+class Owed:
+    """What a device sends on top of a round's update, and the part of it that its codec lost in `losses_round`."""
 
-    `owed` is what the device sends on top of this round's update, `before` the part of it that the codec lost.
-    """
+    all: Update | None = None
+    losses: Update | None = None
+    losses_round: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One device's training in one round, ready to run: `run_task` alone, or many at once in a simulator."""
 
     device: Device
     manifest: Manifest
     held: Held
     version: Version
     drawn: Drawn
-    owed: Update | None
-    before: Update | None
+    owed: Owed
 
     @property
     def seed(self) -> int:
@@ -108,7 +113,7 @@ def prepare(device: Device, offer: Offer) -> Task | RecordDict:
     drawn = device.source.draw(partial(_predict, device, manifest, version))
     if len(drawn.y) == 0:
         raise DataError("this device has no samples yet", remedy="it takes part as soon as some arrive")
-    return Task(device, manifest, held, version, drawn, *_owed(held, manifest.round_num, offer.counted))
+    return Task(device, manifest, held, version, drawn, _owed(held, manifest.round_num, offer.counted))
 
 
 def run_task(task: Task) -> "TrainResult":
@@ -141,9 +146,11 @@ def finish(task: Task, result: "TrainResult") -> RecordDict:
     report, rest = _report(task, result, update, lambda report: len(send(pack(report))))
     envelope = send(pack(report))
     _log_round(manifest.round_num, report, len(envelope))
-    before = task.before if task.before is not None else zeros_like(update)
+    before = task.owed.losses if task.owed.losses is not None else zeros_like(update)
     lost = {**_without_statistics(add(update, before)), **memory_of(before)}
-    pending = Pending(manifest.context.spec_hash, manifest.round_num, envelope, before, rest, lost)
+    pending = Pending(
+        manifest.context.spec_hash, manifest.round_num, envelope, before, rest, lost, task.owed.losses_round
+    )
     task.device.memory.save(
         replace(held, round_num=manifest.round_num, seq=seq, version=version, pending=pending)
     )
@@ -156,7 +163,7 @@ def _report(
     """(the report, what is owed after it), as fine as the budget allows; `size` is of what leaves the device."""
     codec, chance = codec_by_name(task.manifest.uplink_codec), generator(task.seed, "codec")
     metrics = {"loss": result.loss, "accuracy": result.accuracy, **task.drawn.metrics}
-    count, owed, masks = result.num_examples, task.owed, task.version.masks
+    count, owed, masks = result.num_examples, task.owed.all, task.version.masks
     own = task.device.uplink_budget
     budget = own or task.manifest.uplink_budget
     if not budget:
@@ -220,24 +227,26 @@ def _check_bearable(manifest: Manifest, limits: Limits) -> None:
         )
 
 
-def _owed(held: Held, round_num: int, counted: int) -> tuple[Update | None, Update | None]:
-    """What to send on top of this round's update: (all that is owed, the codec's losses alone).
+def _owed(held: Held, round_num: int, counted: int) -> Owed:
+    """What to send on top of this round's update.
 
     A round that is run again with other settings replaces its first report, which was not counted. What was made
     more than FRESH_ROUNDS ago is forgotten: the model it was to improve is gone.
     """
-    pending = held.pending
+    pending, since = held.pending, round_num - FRESH_ROUNDS
     if pending is None or counted > pending.round_num:  # the latter: memory restored from a backup
-        return None, None
-    if pending.round_num < round_num - FRESH_ROUNDS:
-        return None, None
+        return Owed()
+    if pending.round_num < since:
+        return Owed()
     if counted == pending.round_num:
-        return pending.if_counted, pending.if_counted
-    return pending.before if round_num == pending.round_num else pending.if_lost, pending.before
+        return Owed(pending.if_counted, pending.if_counted, pending.round_num)
+    before = pending.before if pending.before_round >= since else None
+    again = round_num == pending.round_num
+    return Owed(before if again else pending.if_lost, before, pending.before_round)
 
 
 def _without_statistics(update: Update) -> Update:
-    """Statistics are measured anew in every round: nothing of them is ever owed."""
+    """Statistics are measured anew in every round: those of a lost update are not owed."""
     return {name: np.zeros_like(value) if is_statistic(name) else value for name, value in update.items()}
 
 

@@ -25,9 +25,9 @@ class Pending:
     """A report that was sent and may or may not have been counted.
 
     What the device owes the server after it: `if_counted`, the codec's loss; `if_lost`, the round's whole update on
-    top of what was owed of codec losses before, `before`. Of updates that were lost only the last is owed: older ones
-    were made from models long gone. With each is what the codec's filters remember, under names that begin with "~":
-    in `if_lost` as it was before, for the server knows nothing of a report that was lost.
+    top of what was owed of codec losses before, `before`, which is of `before_round`. Of updates that were lost only
+    the last is owed: older ones were made from models long gone. With each is what the codec's filters remember, under
+    names that begin with "~": in `if_lost` as it was before, for the server knows nothing of a report that was lost.
     """
 
     spec_hash: bytes
@@ -36,6 +36,7 @@ class Pending:
     before: Update
     if_counted: Update
     if_lost: Update
+    before_round: int
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ class Stored:
         version = _load_version(self.store, values["version"])
         pending = None
         if values["pending"] is not None:
-            pending = _load_pending(self.store, values["pending"])
+            pending = _load_pending(self.store, values["pending"], values["before_round"])
         return Held(values["run"], values["round"], values["seq"], version, pending)
 
     def save(self, held: Held) -> None:
@@ -192,6 +193,7 @@ class Stored:
             "seq": held.seq,
             "version": version.number if version else None,
             "pending": pending.round_num if pending else None,
+            "before_round": pending.before_round if pending else None,
         }
         values: dict[str, bytes | None] = {"head": json.dumps(head).encode()}
         if version is not None:
@@ -232,9 +234,9 @@ def _load_version(store: Store, number: int | None) -> Version | None:
     return Version(number, params, unpack_masks(store.get("masks") or pack_masks({}), params))
 
 
-def _load_pending(store: Store, round_num: int) -> Pending:
+def _load_pending(store: Store, round_num: int, before_round: int) -> Pending:
     data = store.get("pending")
     if data is None:
         raise StateError("this device's memory has lost its last report")
-    residuals = [_read(store, name) for name in ("before", "if_counted", "if_lost")]
-    return Pending(data[:32], round_num, data[32:], *residuals)
+    before, if_counted, if_lost = (_read(store, name) for name in ("before", "if_counted", "if_lost"))
+    return Pending(data[:32], round_num, data[32:], before, if_counted, if_lost, before_round)

@@ -18,7 +18,8 @@ from fedlite.apps.server import Job, make_rule
 from fedlite.apps.settings import JobSettings
 from fedlite.budget import longest
 from fedlite.compress.presets import codec_by_name
-from fedlite.compress.rate import check_adjustable, too_small
+from fedlite.compress.rate import check_adjustable, hopeless
+from fedlite.crypto.seal import OVERHEAD_BYTES as SEAL_BYTES
 from fedlite.errors import SettingsError, StateError, StorageError, UpdateError
 from fedlite.ledger.store import Ledger
 from fedlite.modules import module_of
@@ -29,7 +30,7 @@ from fedlite.seeds import derive
 from fedlite.tensors import zeros_like
 from fedlite.train_settings import TrainSettings
 from fedlite.types import Params
-from fedlite.uplink import Receiver, clear_size
+from fedlite.uplink import Clear, Receiver, clear_size
 
 if TYPE_CHECKING:
     from fedlite.data.base import Dataset
@@ -39,12 +40,14 @@ if TYPE_CHECKING:
 class Workshop:
     """Makes the first model, tests every next one, and writes out the last.
 
-    Test data are opened when needed, unless they are `given`; `evaluate` tests models, if not torch.
+    Test data are opened when needed, unless they are `given`; `evaluate` tests models, if not torch. `sealed` says
+    whether reports are.
     """
 
     settings: JobSettings
     given: "Dataset | None" = None
     evaluate: Evaluate | None = None
+    sealed: bool = False
 
     @cached_property
     def test(self) -> "Dataset | None":
@@ -109,8 +112,9 @@ class Workshop:
         budget, codec = self.settings.budget, codec_by_name(self.settings.uplink_codec)
         metrics = {"loss": 0.5, "accuracy": 0.5, **longest(0)}
         least = clear_size(metrics, len(codec.encode(zeros_like(params)))) if budget else 0
+        least += SEAL_BYTES - Clear.OVERHEAD if self.sealed and budget else 0
         if budget < least:
-            raise too_small(budget, least)
+            raise hopeless(budget, least)
 
     def _try(self, spec: str, params: Params, one: "Dataset") -> None:
         """Train on one sample as clients will: what they would refuse is refused here."""

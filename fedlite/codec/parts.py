@@ -11,7 +11,7 @@ _PRESET_NOTES = {
     "int8": "a byte for each weight, a scale for each channel: nothing is lost that matters",
     "int8-tensor": "a byte for each weight, a scale for each tensor: coarser, so smaller",
     "small": "the largest singular values of each layer, entropy coded: hundreds of times smaller, little lost",
-    "smallest": "the same with five times the step: half as large again",
+    "smallest": "the same with five times the step: less than half of its bytes",
     "sparse": "one step for all weights, most become zero: fast in the simulator, for pruned and narrow networks",
     "exact": "one step, a power of two, so that sums of updates are exact: for the way down",
     "float32": "bit for bit, squeezed: whole models, and the yardstick",

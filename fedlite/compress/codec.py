@@ -1,7 +1,7 @@
 """Update payload v2: filters choose, a serializer writes, compressors squeeze; docs/format.md has the bytes.
 
-`decode` accepts exactly what `encode` writes for the same model and masks. Every size is known from the model
-before a byte is taken on the payload's word. `fedlite.compress.presets` has codecs by name.
+`decode` accepts what `encode` writes for the same model and masks, and nothing altered. Every size is known from the
+model before a byte is taken on the payload's word. `fedlite.compress.presets` has codecs by name.
 """
 
 import hashlib
@@ -12,11 +12,13 @@ from functools import cached_property
 
 import numpy as np
 
+from fedlite.compress.eden import Eden
 from fedlite.compress.float32 import Float32
 from fedlite.compress.int8 import Int8
 from fedlite.compress.layout import Layout, gather, layout_of, scatter
 from fedlite.compress.planes import Plane, Planes, size_of
 from fedlite.compress.randomk import RandomK
+from fedlite.compress.sign import Sign
 from fedlite.compress.slots import Chance, Compressor, Filter, Memory, Serializer
 from fedlite.compress.zstd import Zstd
 from fedlite.errors import CodecError, SettingsError, UpdateError
@@ -48,9 +50,15 @@ class Codec:
     compressors: tuple[Compressor, ...] = (Zstd(3),)
 
     def __post_init__(self) -> None:
-        """SettingsError for compressors in an order that cannot work, or a filter that comes twice."""
+        """SettingsError for parts that do not go together."""
         if len({type(chosen) for chosen in self.filters}) < len(self.filters):
             raise SettingsError("a codec has each kind of filter once: they would remember by the same names")
+        if isinstance(self.serializer, Sign | Eden) and not all(chosen.key for chosen in self.filters):
+            raise SettingsError(
+                f"{self.serializer.key} reads no zero as zero: what a filter leaves out would come back as noise, "
+                "and more of it in every round",
+                remedy="take another serializer behind topk or threshold, as int8 or step",
+            )
         for compressor in self.compressors[1:]:
             if compressor.looks_inside:
                 raise SettingsError(

@@ -34,14 +34,14 @@ _LARGEST = float(np.finfo(np.float32).max)
 class Eden:
     """Serializer: a seed of 8 bytes, a float32 for each block, `bits` (1 … 4) for each coordinate, 2 bytes a statistic.
 
-    A weight of zero among others does not stay zero: no filter that leaves zeros goes with it.
+    A weight of zero among others does not stay zero: a codec refuses filters that leave zeros before it.
     """
 
     bits: int = 1
 
     def __post_init__(self) -> None:
-        if self.bits not in LEVELS:
-            raise SettingsError(f"{self.bits} bits a weight; EDEN has 1 to {max(LEVELS)}")
+        if not (isinstance(self.bits, int) and self.bits in LEVELS):
+            raise SettingsError(f"{self.bits} bits a weight; EDEN has 1 to {max(LEVELS)}, a whole number")
 
     @property
     def key(self) -> str:
@@ -81,19 +81,19 @@ class Eden:
         if not (np.isfinite(scales) & ~np.signbit(scales)).all():
             raise CodecError("payload holds a scale that is negative, NaN or infinite")
         size = sum(coordinates for _, coordinates in _blocks(layout))
-        indices, weights = unpacked(body[ends[1] : ends[2]], size, self.bits), np.empty(layout.weights)
-        place, levels = 0, LEVELS[self.bits]
+        indices = unpacked(memoryview(body)[ends[1] : ends[2]], size, self.bits)
+        weights, place, levels = np.empty(layout.weights, np.float32), 0, LEVELS[self.bits]
         for scale, (span, coordinates) in zip(scales.tolist(), _blocks(layout), strict=True):
             some = indices[place : place + coordinates]
             if scale == 0 and some.any():
                 raise CodecError("payload holds levels of a block of zeros")
-            values = turned_back(levels[some], seed, place) * scale
-            weights[span] = values[: span.stop - span.start]
+            values = turned_back(levels[some], seed, place)[: span.stop - span.start]
+            weights[span] = np.clip(values * scale, -_LARGEST, _LARGEST)
             place += coordinates
         statistics = whole(np.frombuffer(body[ends[2] :], "<u2"))
         if not np.isfinite(statistics).all():
             raise CodecError("payload holds a statistic that is NaN or infinite")
-        return np.clip(weights, -_LARGEST, _LARGEST).astype(np.float32), statistics
+        return weights, statistics
 
     def _coded(self, values: Doubles) -> tuple[float, NDArray[np.uint8]]:
         """(scale, number of each coordinate's level)."""

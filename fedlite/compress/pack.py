@@ -13,6 +13,7 @@ from fedlite.compress.planes import Plane, Planes, size_of
 from fedlite.errors import CodecError
 
 Levels = NDArray[np.int8] | NDArray[np.int16]
+Codes = NDArray[np.uint8] | NDArray[np.uint16]
 
 _AT_ONCE = 1 << 16  # levels; a multiple of 8, so that each part ends with a byte
 
@@ -82,25 +83,28 @@ def packed(values: NDArray[Any], width: int) -> bytes:
     return b"".join(parts)
 
 
-def unpacked(data: bytes, count: int, width: int) -> NDArray[np.uint16]:
-    """The inverse; CodecError unless the last byte is filled with zeros. `data` has the right length."""
-    raw = np.frombuffer(data, np.uint8)
-    if width and 8 % width == 0:
-        several = ((raw[:, np.newaxis] >> _shifts(width)) & np.uint8((1 << width) - 1)).reshape(-1)
-        if several[count:].any():
-            raise CodecError("payload holds bits behind its last value")
-        return several[:count].astype("<u2")
-    found = np.zeros(count, "<u2")
+def unpacked(data: bytes | memoryview, count: int, width: int) -> Codes:
+    """The inverse, in the fewest bytes; CodecError unless the last byte is filled with zeros.
+
+    `data` has the right length.
+    """
+    raw, octets = np.frombuffer(data, np.uint8), 1 if width <= 8 else 2
+    found = np.zeros((count, octets), np.uint8)
     for begin in range(0, count if width else 0, _AT_ONCE):
         size = min(_AT_ONCE, count - begin)
         first = begin * width // 8
         part = raw[first : first + (size * width + 7) // 8]
-        bits = np.unpackbits(part, bitorder="little")
-        if bits[size * width :].any():
+        if 8 % width == 0:
+            several = ((part[:, np.newaxis] >> _shifts(width)) & np.uint8((1 << width) - 1)).reshape(-1, 1)
+            values, behind = several[:size], several[size:]
+        else:
+            bits = np.unpackbits(part, bitorder="little")
+            values = np.packbits(bits[: size * width].reshape(size, width), axis=1, bitorder="little")
+            behind = bits[size * width :]
+        if behind.any():
             raise CodecError("payload holds bits behind its last value")
-        octets = np.packbits(bits[: size * width].reshape(size, width), axis=1, bitorder="little")
-        found[begin : begin + size].view(np.uint8).reshape(size, 2)[:, : octets.shape[1]] = octets
-    return found
+        found[begin : begin + size] = values
+    return found.reshape(-1) if octets == 1 else found.view("<u2").reshape(-1)
 
 
 def _shifts(width: int) -> NDArray[np.uint8]:
@@ -119,10 +123,11 @@ def _width(levels: Levels) -> int:
 
 def _levels(part: bytes, plane: Plane, width: int) -> Levels:
     """CodecError for bits that another width would have been chosen for, or −2^(width − 1)."""
-    count = plane.size // (1 + plane.wide)
-    codes = unpacked(part, count, width).astype(np.int32)
-    levels = np.where(codes >= 1 << width >> 1, codes - (1 << width), codes) if width else codes
-    found: Levels = levels.astype(_kind(plane))
+    codes = unpacked(part, plane.size // (1 + plane.wide), width)
+    found: Levels = np.empty(len(codes), _kind(plane))
+    for begin in range(0, len(codes), _AT_ONCE):
+        some = codes[begin : begin + _AT_ONCE].astype(np.int32)
+        found[begin : begin + _AT_ONCE] = some - ((some >= 1 << width >> 1) << width if width else 0)
     if _width(found) != width:
         raise CodecError(f"payload holds levels of {_width(found)} bits in {width} each")
     return found

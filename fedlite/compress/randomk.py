@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.compress.layout import Layout, Tensor
-from fedlite.compress.scramble import SEED_BYTES, draw_seed, scrambled
+from fedlite.compress.scramble import SEED_BYTES, draw_seed, smallest
 from fedlite.compress.slots import Chance, Filtered, Memory
 from fedlite.compress.zeroing import check_fraction
 from fedlite.types import Array
@@ -77,7 +77,6 @@ class RandomK:
     def _count(self, tensor: Tensor) -> int:
         return math.ceil(self.fraction * tensor.live)
 
-    def _chosen(self, tensor: Tensor, span: slice, seed: bytes) -> NDArray[np.intp]:
-        """Which live weights of the tensor, ascending."""
-        numbers, last = scrambled(seed, span.start, span.stop), self._count(tensor) - 1
-        return np.flatnonzero(numbers <= np.partition(numbers, last)[last])
+    def _chosen(self, tensor: Tensor, span: slice, seed: bytes) -> NDArray[np.bool_]:
+        """Which live weights of the tensor."""
+        return smallest(seed, span.start, span.stop, self._count(tensor))

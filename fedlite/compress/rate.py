@@ -75,6 +75,16 @@ def too_small(budget_bytes: int, smallest: int) -> SettingsError:
     )
 
 
+def hopeless(budget_bytes: int, zeros: int) -> SettingsError:
+    """What to say before anybody trained: not even an update of zeros fits, which takes that many bytes."""
+    return SettingsError(
+        f"an uplink budget of {budget_bytes} bytes is too small for any update of this model: one of nothing but "
+        f"zeros takes {zeros}",
+        remedy=f"give --uplink-budget {2 * zeros} or more, or a longer --round-time; a client whose update does not "
+        "fit says what it takes",
+    )
+
+
 def fit(
     codec: Codec,
     update: Update,

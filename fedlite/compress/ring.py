@@ -17,6 +17,7 @@ from fedlite.types import Array
 
 STATISTIC_STEP = 2.0**-16
 _STATISTIC_BITS = 32
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Ring:
     stochastic: bool = False
 
     def __post_init__(self) -> None:
-        if self.bits not in (16, 32):
+        if not (isinstance(self.bits, int) and self.bits in (16, 32)):
             raise SettingsError(f"a ring of {self.bits} bits; 16 and 32 are possible")
         if not 2.0**-100 <= self.step <= 2.0**90:
             raise SettingsError(f"a step of {self.step} is not in 2^-100 … 2^90")
@@ -79,13 +80,19 @@ class Ring:
             limit = summands * self._limit(bits)
             if each.size and (each.min() < -limit or each.max() > limit):
                 raise CodecError(f"payload holds a level beyond ±{limit}")
-        return (
-            (levels * np.float64(self.step)).astype(np.float32),
-            (measured * np.float64(STATISTIC_STEP)).astype(np.float32),
-        )
+        return _values(levels, self.step), _values(measured, STATISTIC_STEP)
 
     def _limit(self, bits: int) -> int:
         return int((2 ** (bits - 1) - 1) // self.clients)
+
+
+def _values(levels: NDArray[np.integer], step: float) -> Array:
+    """What levels stand for: products in float64, block by block, since they are twice as large as what is read."""
+    found = np.empty(len(levels), np.float32)
+    for begin in range(0, len(levels), _BLOCK):
+        part = slice(begin, begin + _BLOCK)
+        found[part] = levels[part] * np.float64(step)
+    return found
 
 
 def _levels(values: Array, step: float, limit: int, chance: Chance) -> NDArray[np.float64]:

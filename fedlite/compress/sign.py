@@ -49,11 +49,12 @@ class Sign:
         scales = np.frombuffer(body, "<u2", len(layout.tensors))
         if (scales >= _INFINITE).any():
             raise CodecError("payload holds a scale that is negative, NaN or infinite")
-        below = unpacked(body[begin : begin + size], layout.weights, 1) > 0
-        sizes = np.repeat(whole(scales), layout.sizes)
-        if (below & (sizes == 0)).any():
+        below = unpacked(memoryview(body)[begin : begin + size], layout.weights, 1)
+        if any(scale == 0 and below[span].any() for scale, span in zip(scales, layout.spans, strict=True)):
             raise CodecError("payload holds signs of a tensor of zeros")
+        weights = np.repeat(whole(scales), layout.sizes)
+        np.negative(weights, out=weights, where=below.view(np.bool_))
         statistics = whole(np.frombuffer(body, "<u2", layout.statistics, begin + size))
         if not np.isfinite(statistics).all():
             raise CodecError("payload holds a statistic that is NaN or infinite")
-        return np.where(below, -sizes, sizes), statistics
+        return weights, statistics

@@ -18,8 +18,8 @@ class Zstd:
     looks_inside: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.level <= 19:
-            raise SettingsError(f"zstd level {self.level} is not in 1..19")
+        if not (isinstance(self.level, int) and 1 <= self.level <= 19):
+            raise SettingsError(f"zstd level {self.level} is no whole number in 1..19")
 
     def bound(self, planes: Planes) -> int:
         """The most bytes `compress` writes for these (ZSTD_COMPRESSBOUND)."""

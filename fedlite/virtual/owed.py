@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fedlite.errors import StateError, StorageError
 from fedlite.types import Array
 
-_FORM = "fedlite.owed.2"
+_FORM = "fedlite.owed.3"
 
 
 @dataclass
@@ -106,14 +106,15 @@ class Rows:
 class Owed:
     """What clients owe: `losses` of the codec, and `lost`, a last update that did not arrive, losses included.
 
-    `holds` says which version of the model each client was last known to hold, `made` in which round what it owes was,
-    the latest last.
+    `holds` says which version of the model each client was last known to hold, `counted` in which round its losses
+    were made and `missed` in which the update was lost, each the latest last.
     """
 
     losses: Rows
     lost: Rows
     holds: dict[int, int] = field(default_factory=dict)
-    made: dict[int, int] = field(default_factory=dict)
+    counted: dict[int, int] = field(default_factory=dict)
+    missed: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, width: int, limit: int, folder: Path) -> "Owed":
@@ -125,13 +126,13 @@ class Owed:
 
         What was made before the round `since` is no longer owed.
         """
-        owes = [self._owes(client) if self.made.get(client, 0) >= since else None for client in clients]
-        return _stacked(owes, self.losses.width)
+        return _stacked([self._owes(client, since) for client in clients], self.losses.width)
 
     def settle(self, clients: Sequence[int], residual: Array | None, round_num: int = 0) -> None:
         """These clients' reports were counted; `residual` is what the codec left of them."""
         for place, client in enumerate(clients):
-            self._date(client, round_num)
+            _date(self.counted, client, round_num)
+            self.missed.pop(client, None)
             self.lost.drop(client)
             if residual is not None:
                 self.losses.put(client, residual[place])
@@ -149,28 +150,23 @@ class Owed:
         Of updates that were lost only the last is owed; statistics never are, nor what was lost before `since`.
         """
         for place, client in enumerate(clients):
-            if self.made.get(client, 0) < since:
-                self.losses.drop(client)
-            self._date(client, round_num)
-            before = self.losses.get(client)
+            _date(self.missed, client, round_num)
+            before = self.losses.get(client) if self.counted.get(client, since) >= since else None
             row = np.zeros(self.lost.width, np.float32) if before is None else before.copy()
             row[: len(learned)] = np.where(learned, row[: len(learned)] + updates[place], np.float32(0))
             self.lost.put(client, row)  # what filters remember, behind it, is as it was
 
     def forget(self, since: int) -> None:
         """Nobody owes any more what was made before that round."""
-        for client in list(takewhile(lambda each: self.made[each] < since, self.made)):
-            del self.made[client]
-            self.losses.drop(client)
-            self.lost.drop(client)
+        for dates, rows in ((self.counted, self.losses), (self.missed, self.lost)):
+            for client in list(takewhile(lambda each: dates[each] < since, dates)):  # noqa: B023
+                del dates[client]
+                rows.drop(client)
 
-    def _date(self, client: int, round_num: int) -> None:
-        self.made.pop(client, None)
-        self.made[client] = round_num
-
-    def _owes(self, client: int) -> Array | None:
-        lost = self.lost.get(client)
-        return lost if lost is not None else self.losses.get(client)
+    def _owes(self, client: int, since: int) -> Array | None:
+        if client in self.missed:
+            return self.lost.get(client) if self.missed[client] >= since else None
+        return self.losses.get(client) if self.counted.get(client, since) >= since else None
 
     def close(self) -> None:
         """Forget everything."""
@@ -189,7 +185,7 @@ class Owed:
                     "width": kind.width,
                     "clients": clients,
                     "holds": list(self.holds.items()) if kind is self.losses else [],
-                    "made": list(self.made.items()) if kind is self.losses else [],
+                    "dates": list((self.counted if kind is self.losses else self.missed).items()),
                 }
                 file.write(json.dumps(head).encode() + b"\n")
                 crc = 0
@@ -212,9 +208,9 @@ class Owed:
                     head = json.loads(file.readline())
                     form, saved, width = (head[key] for key in ("form", "round", "width"))
                     clients = [int(client) for client in head["clients"]]
-                    holds, made = (
+                    holds, dates = (
                         {int(client): int(number) for client, number in head[key]}
-                        for key in ("holds", "made")
+                        for key in ("holds", "dates")
                     )
                 except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise _damaged(path, "its head cannot be read") from error
@@ -223,7 +219,7 @@ class Owed:
                 if saved != round_num:
                     return False
                 self.holds |= holds
-                self.made |= made
+                (self.counted if kind is self.losses else self.missed).update(dates)
                 crc = 0
                 for client in clients:
                     row = file.read(width * 4)
@@ -236,6 +232,12 @@ class Owed:
             if file.read(1):
                 raise _damaged(path, "it goes on behind its end")
         return True
+
+
+def _date(dates: dict[int, int], client: int, round_num: int) -> None:
+    """The latest last."""
+    dates.pop(client, None)
+    dates[client] = round_num
 
 
 def _stacked(found: list[Array | None], width: int) -> Array | None:

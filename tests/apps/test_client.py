@@ -126,6 +126,16 @@ def test_of_lost_reports_only_the_last_is_owed() -> None:
     assert max(sizes[2:]) < 2.2 * sizes[0]
 
 
+def test_what_the_codec_lost_grows_old_while_reports_are_lost() -> None:
+    """Counted in round 1 and never again: what its codec lost is carried to round 4, as for any other client."""
+    server, me = Server(codec="sparse"), device()
+    for round_num in range(1, 9):
+        answer(me, server.offer(round_num, counted=1))
+        pending = me.memory.load().pending
+        assert pending is not None
+        assert (norm(pending.before) > 0) == (1 < round_num <= 4)
+
+
 def test_statistics_are_never_owed() -> None:
     server, me, never = Server(), device(), device()
     for round_num in (1, 2, 3):
@@ -186,6 +196,7 @@ def test_memory_on_disk_is_memory(tmp_path: object, codec: str) -> None:
     assert saved.pending is not None
     assert kept.pending is not None
     assert saved.pending.envelope == kept.pending.envelope
+    assert saved.pending.before_round == kept.pending.before_round == 3
     for found, want in (
         (saved.pending.if_counted, kept.pending.if_counted),
         (saved.pending.if_lost, kept.pending.if_lost),

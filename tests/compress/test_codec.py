@@ -114,9 +114,11 @@ def test_a_decoder_must_know_the_parts_that_leave_a_trace_and_nothing_else() -> 
 @pytest.mark.parametrize(
     "text",
     ["int7", "", "zstd", "zstd+int8", "topk:0.1", "int8+topk:0.1", "int8+int8", "int8+zstd:x", "step:1:2:3:4:5",
-     "int8++zstd", "step:nan", "topk:", "step:0", "int8+zstd:99", "int8+zstd+ans"],
+     "int8++zstd", "step:nan", "topk:", "step:0", "int8+zstd:99", "int8+zstd+ans",
+     "int8+zstd:1.5", "int8+zstd:3.0", "eden:2.0", "ring:16.0:0.01:10", "lowrank:4.0+step", "topk:0.01+sign",
+     "threshold:1:0.5+drive", "lowrank:2+topk-layer:0.1+eden:2"],
 )  # fmt: skip
-def test_texts_that_name_no_codec_are_refused(text: str) -> None:
+def test_texts_that_name_no_codec_that_works_are_refused(text: str) -> None:
     with pytest.raises(SettingsError):
         codec_by_name(text)
 

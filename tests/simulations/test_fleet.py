@@ -99,7 +99,7 @@ def test_each_kind_of_device_sends_what_its_link_bears(config: Config, tmp_path:
         ({"round_time": "1ms"}, "take --uplink-codec small or smallest"),
         (
             {"uplink_codec": "small", "uplink_budget": "60"},
-            "60 bytes is too small for this update: the smallest",
+            "60 bytes is too small for any update of this model: one of nothing but zeros takes",
         ),
     ],
 )

@@ -56,11 +56,26 @@ def test_what_is_old_is_forgotten_and_takes_no_room(tmp_path: Path) -> None:
         staged = Staged(owed, 1 << 20)
         staged.settle(LEARNED, since, since)
         assert sorted([*owed.losses.clients(), *owed.lost.clients()]) == left
-        assert list(owed.made) == left
+        assert sorted([*owed.counted, *owed.missed]) == left
         found = owed.of([1, 2, 3])
         assert (found is None) == (not left)
         if found is not None and 3 in left:
             np.testing.assert_array_equal(found[2], row(4))
+    owed.close()
+
+
+def test_what_the_codec_lost_grows_old_while_updates_are_lost(tmp_path: Path) -> None:
+    """Counted in round 1 and never again: from round 5 on, only the last update is owed."""
+    owed = Owed.empty(WIDTH, 1 << 20, tmp_path)
+    owed.settle([1], np.full((1, WIDTH), 0.5, np.float32), 1)
+    for round_num in range(2, 9):
+        since = round_num - 3
+        staged = Staged(owed, 1 << 20)
+        staged.lost([1], np.full((1, WIDTH), round_num, np.float32))
+        staged.settle(LEARNED, round_num, since)
+        want = round_num + (0.5 if round_num <= 4 else 0)
+        np.testing.assert_array_equal(owed.of([1], since), [[want] * 4 + [0, 0]])
+    assert (len(owed.losses), len(owed.lost)) == (0, 1)
     owed.close()
 
 
@@ -121,9 +136,9 @@ def test_saved_and_loaded(tmp_path: Path, limit: int) -> None:
 
 HEADS = {
     "no head": b"",
-    "no dates": b'{"form": "fedlite.owed.2", "round": 7, "width": 6, "clients": [], "holds": []}\n',
-    "no list": b'{"form": "fedlite.owed.2", "round": 7, "width": 6, "clients": 12, "holds": [], "made": []}\n',
-    "no pairs": b'{"form": "fedlite.owed.2", "round": 7, "width": 6, "clients": [], "holds": 5, "made": []}\n',
+    "no dates": b'{"form": "fedlite.owed.3", "round": 7, "width": 6, "clients": [], "holds": []}\n',
+    "no list": b'{"form": "fedlite.owed.3", "round": 7, "width": 6, "clients": 12, "holds": [], "dates": []}\n',
+    "no pairs": b'{"form": "fedlite.owed.3", "round": 7, "width": 6, "clients": [], "holds": 5, "dates": []}\n',
     "deep": b"[" * 60_000 + b"\n",
 }
 

@@ -22,7 +22,11 @@ from scripts.bench.fuzz.attack import Tally, attack
 from scripts.bench.fuzz.targets import LARGE, SMALL, Target, codec_target, model, training
 from scripts.bench.local import forget_peak, memory_bytes
 
-CODECS = (*PRESETS, "int8+ans", "float32+ans", "step:2+zstd:3", "step:0.05+ans", "topk:0.01+int8+ans")
+CODECS = (  # every filter, serializer and compressor
+    *PRESETS, "int8+ans", "float32+ans", "step:2+zstd:3", "step:0.05+ans", "topk:0.01+int8+ans", "drive", "eden:4",
+    "sign", "ring:16:0.0001:10+ans", "ring:32:0.0001:10", "float16+zstd:3", "int4+bits", "int2+ans",
+    "randomk:0.2+int8-random", "topk-layer:0.01+step:1+bits", "threshold:1:0.5+int8+zstd:3",
+)  # fmt: skip
 BOMB = 1 << 32  # bytes that a bomb stands for
 
 

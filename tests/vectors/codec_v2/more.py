@@ -43,6 +43,18 @@ def good() -> Iterator[tuple[str, dict[str, Any]]]:
             "body": struct.pack("<f3B", 4.0, 0, 255, 64) + two([1, -2, 5, 0]),
         },
     )
+    # Root mean square √28.5 = 5.3, of which 4 is the nearest power of two; 9 is two steps and a quarter, 1 a quarter.
+    yield (
+        "exact",
+        {
+            "model": SMALL,
+            "codec": "exact:1:0.5",
+            "key": "step",
+            "update": {"w": [4.0, 9.0, -4.0, 1.0], "x.running_mean": [1.0]},
+            "values": {"w": [4.0, 8.0, -4.0, 0.0], "x.running_mean": [1.0]},
+            "body": struct.pack("<f3B", 4.0, 128, 128, 128) + two([1, 2, -1, 0]) + bytes.fromhex("803f"),
+        },
+    )
     # Beside a matrix, other tensors have an eighth of the step: the matrix' root mean square, 1. Levels −1 … 3 take
     # 3 bits: 1 = 001, −1 = 111, 3 = 011. Four of the matrix are 001 111 111 001 from the right.
     packed = 0
@@ -112,6 +124,18 @@ def good() -> Iterator[tuple[str, dict[str, Any]]]:
             "body": two([3, -1, 3276, 0]) + struct.pack("<i", -65536),
         },
     )
+    # ⌊(2^31 − 1) / 10⌋ = 214748364 halves are 107374182, in float32 107374184.
+    yield (
+        "ring32",
+        {
+            "model": SMALL,
+            "codec": "ring:32:0.5:10",
+            "key": "ring:32:0.5:10",
+            "update": {"w": [1.5, -0.5, 1e9, 0.2], "x.running_mean": [-1.0]},
+            "values": {"w": [1.5, -0.5, 107374184.0, 0.0], "x.running_mean": [-1.0]},
+            "body": struct.pack("<5i", 3, -1, 214748364, 0, -65536),
+        },
+    )
     # SplitMix64 of the seed 0 begins E220A8397B1DCDAF 6E789E6AA1B965F4 06C45D188009454F: signs −, +, +. Two levels of
     # 0.798 are turned to 1.596/√2 and 0, signed and scaled by 2; −0.798 of the second block is halved. Bits 1, 1, 0.
     yield (
@@ -122,6 +146,17 @@ def good() -> Iterator[tuple[str, dict[str, Any]]]:
             "key": "eden:1",
             "values": {"w": [-2 * 1.596 / math.sqrt(2), 0.0], "v": [-0.399]},
             "body": bytes(8) + struct.pack("<2f", 2.0, 0.5) + b"\3",
+        },
+    )
+    # Levels −1.510, −0.4528, 0.4528, 1.510: numbers 3, 2, and 1 are 11, 10 and 01 from the right.
+    yield (
+        "eden2",
+        {
+            "model": [["w", [2]], ["v", [1]]],
+            "codec": "eden:2",
+            "key": "eden:2",
+            "values": {"w": [-2 * 1.9628 / math.sqrt(2), 2 * 1.0572 / math.sqrt(2)], "v": [-0.2264]},
+            "body": bytes(8) + struct.pack("<2f", 2.0, 0.5) + b"\x1b",
         },
     )
     # ⌈0.0015 · 1024⌉ = 2 weights of the matrix: those of the two smallest numbers; then the other tensor.
