@@ -181,7 +181,8 @@ class Stored:
         version = _load_version(self.store, values["version"])
         pending = None
         if values["pending"] is not None:
-            pending = _load_pending(self.store, values["pending"], values["before_round"])
+            before_round = values.get("before_round", values["pending"])  # earlier releases kept none
+            pending = _load_pending(self.store, values["pending"], before_round)
         return Held(values["run"], values["round"], values["seq"], version, pending)
 
     def save(self, held: Held) -> None:
