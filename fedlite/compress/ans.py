@@ -6,13 +6,14 @@ a uint32 if they are coded. Coding is chosen where it is shorter, so there is a 
 
 import struct
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.compress import entropy, levels
 from fedlite.compress.planes import Plane, Planes, size_of
+from fedlite.compress.slots import Buffer
 from fedlite.errors import CodecError
 
 _SIZE = struct.Struct("<I")
@@ -44,9 +45,10 @@ class Ans:
                 parts += [bytes([_CODED]), _SIZE.pack(len(coded)), coded]
         return b"".join(parts)
 
-    def decompress(self, data: bytes, planes: Planes) -> bytes:
+    def decompress(self, data: bytes, planes: Planes) -> Buffer:
         """The planes; CodecError unless `compress` could have written this."""
-        parts, place, whole = list[memoryview](), 0, memoryview(data)
+        whole, found = memoryview(data), np.zeros(size_of(planes), np.uint8)
+        place = begin = 0
         for plane in planes:
             if place >= len(data):
                 raise CodecError(f"payload ends at byte {place} of its body, where a plane should begin")
@@ -60,12 +62,15 @@ class Ans:
                 size, place = _SIZE.unpack_from(data, place)[0], place + _SIZE.size
             if place + size > len(data) or (coded and size + _SIZE.size >= plane.size):
                 raise CodecError(f"payload holds a plane of {size} bytes, which it cannot")
-            part = whole[place : place + size]
-            parts.append(_decoded(part, plane).data if coded else part)
-            place += size
+            part, into = whole[place : place + size], found[begin : begin + plane.size]
+            if coded:
+                _decode(part, plane, into)
+            else:
+                into[:] = np.frombuffer(part, np.uint8)
+            place, begin = place + size, begin + plane.size
         if place != len(data):
             raise CodecError(f"payload holds {len(data) - place} bytes behind its last plane")
-        return b"".join(parts)
+        return found.data
 
 
 def _coded(plain: bytes, plane: Plane) -> bytes | None:
@@ -76,7 +81,8 @@ def _coded(plain: bytes, plane: Plane) -> bytes | None:
     return entropy.encode(np.frombuffer(plain, np.uint8), 256)
 
 
-def _decoded(coded: memoryview, plane: Plane) -> NDArray[Any]:
+def _decode(coded: memoryview, plane: Plane, into: NDArray[np.uint8]) -> None:
     if plane.tensors is not None:
-        return levels.decode(coded, plane.tensors, wide=plane.wide)
-    return entropy.decode(coded, plane.size, 256)
+        levels.decode(coded, plane.tensors, into.view("<i2" if plane.wide else np.int8))
+    else:
+        into[:] = entropy.decode(coded, plane.size, 256)

@@ -19,7 +19,7 @@ from fedlite.compress.layout import Layout, gather, layout_of, scatter
 from fedlite.compress.planes import Plane, Planes, size_of
 from fedlite.compress.randomk import RandomK
 from fedlite.compress.sign import Sign
-from fedlite.compress.slots import Chance, Compressor, Filter, Memory, Serializer
+from fedlite.compress.slots import Buffer, Chance, Compressor, Filter, Memory, Serializer
 from fedlite.compress.zstd import Zstd
 from fedlite.errors import CodecError, SettingsError, UpdateError
 from fedlite.tensors import add, apply_masks, check_like, subtract, zeros_like
@@ -122,9 +122,9 @@ class Codec:
         masks = masks or {}
         layouts = self._layouts(layout_of(like, masks))
         planes = self._stages(layouts[-1])
-        data = self._open(payload, layouts[0], OVERHEAD + _limit(self.compressors, planes))
+        data: Buffer = self._open(payload, layouts[0], OVERHEAD + _limit(self.compressors, planes))
         for compressor, each in zip(reversed(self.compressors), reversed(planes[:-1]), strict=True):
-            data = compressor.decompress(data, each)
+            data = compressor.decompress(bytes(data), each)
         if len(data) != size_of(planes[0]):
             raise CodecError(f"payload holds {len(data)} bytes of values, {size_of(planes[0])} expected")
         return scatter(*self._load(data, layouts), like, masks)
@@ -162,13 +162,13 @@ class Codec:
         """The update in a body, shaped like the model."""
         return scatter(*self._load(body.data, body.layouts), like, masks)
 
-    def _load(self, data: bytes, layouts: tuple[Layout, ...]) -> tuple[Array, Array]:
+    def _load(self, data: Buffer, layouts: tuple[Layout, ...]) -> tuple[Array, Array]:
         """(live weights, statistics) of a body."""
-        notes, place = [], 0
+        notes, place = list[bytes](), 0
         for chosen in self.filters:
-            notes.append(data[place : place + chosen.note_size])
+            notes.append(bytes(data[place : place + chosen.note_size]))
             place += chosen.note_size
-        weights, statistics = self.serializer.load(data[place:] if place else data, layouts[-1])
+        weights, statistics = self.serializer.load(memoryview(data)[place:], layouts[-1])
         for chosen, layout, note in zip(
             reversed(self.filters), reversed(layouts[:-1]), reversed(notes), strict=True
         ):

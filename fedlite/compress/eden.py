@@ -15,7 +15,7 @@ from fedlite.compress.layout import Layout
 from fedlite.compress.pack import packed, unpacked
 from fedlite.compress.planes import Plane, Planes
 from fedlite.compress.scramble import SEED_BYTES, draw_seed
-from fedlite.compress.slots import Chance
+from fedlite.compress.slots import Buffer, Chance
 from fedlite.compress.step import halves, whole
 from fedlite.errors import CodecError, SettingsError
 from fedlite.types import Array
@@ -74,10 +74,10 @@ class Eden:
             (seed, numbers.tobytes(), packed(np.concatenate(parts), self.bits), halves(statistics).tobytes())
         )
 
-    def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]:
+    def load(self, body: Buffer, layout: Layout) -> tuple[Array, Array]:
         """(weights, statistics) of a body of that size; CodecError for bytes `dump` never writes."""
         ends = np.cumsum([plane.size for plane in self.planes(layout)]).tolist()
-        seed, scales = body[: ends[0]], np.frombuffer(body[ends[0] : ends[1]], "<f4")
+        seed, scales = bytes(body[: ends[0]]), np.frombuffer(body[ends[0] : ends[1]], "<f4")
         if not (np.isfinite(scales) & ~np.signbit(scales)).all():
             raise CodecError("payload holds a scale that is negative, NaN or infinite")
         size = sum(coordinates for _, coordinates in _blocks(layout))

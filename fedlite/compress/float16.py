@@ -7,7 +7,7 @@ import numpy as np
 
 from fedlite.compress.layout import Layout
 from fedlite.compress.planes import Plane, Planes
-from fedlite.compress.slots import Chance
+from fedlite.compress.slots import Buffer, Chance
 from fedlite.errors import CodecError
 from fedlite.types import Array
 
@@ -32,7 +32,7 @@ class Float16:
         halves = np.clip(weights, -LARGEST, LARGEST).astype("<f2")
         return halves.view(np.uint8).reshape(-1, 2).T.tobytes() + statistics.astype("<f4").tobytes()
 
-    def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]:
+    def load(self, body: Buffer, layout: Layout) -> tuple[Array, Array]:
         """(weights, statistics) of a body of that size; CodecError if not finite."""
         split = 2 * layout.weights
         planes = np.frombuffer(body, np.uint8, split).reshape(2, -1)

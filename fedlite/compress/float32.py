@@ -6,6 +6,7 @@ import numpy as np
 
 from fedlite.compress.layout import Layout
 from fedlite.compress.planes import Plane, Planes
+from fedlite.compress.slots import Buffer
 from fedlite.errors import CodecError
 from fedlite.types import Array
 
@@ -38,7 +39,7 @@ class Float32:
             return values.tobytes()
         return values.view(np.uint8).reshape(-1, 4).T.tobytes()
 
-    def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]:
+    def load(self, body: Buffer, layout: Layout) -> tuple[Array, Array]:
         """(weights, statistics) of a body of exactly that size; CodecError if not finite."""
         if self.planar:
             planes = np.frombuffer(body, np.uint8).reshape(4, -1)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedlite.compress.layout import Layout
 from fedlite.compress.planes import Plane, Planes, levels_of
+from fedlite.compress.slots import Buffer
 from fedlite.errors import CodecError, SettingsError
 from fedlite.types import Array
 
@@ -67,7 +68,7 @@ class Int8:
         planes = (exponent, fraction, levels, statistics.astype("<f4", copy=False))
         return b"".join(plane.tobytes() for plane in planes)
 
-    def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]:
+    def load(self, body: Buffer, layout: Layout) -> tuple[Array, Array]:
         """(weights, statistics) of a body of that size; CodecError for bytes `dump` never writes."""
         rows, weights = self._rows(layout), layout.weights
         count = rows.size

@@ -69,8 +69,8 @@ def encode(levels: Levels, tensors: tuple[Tensor, ...]) -> bytes:
     return _HEAD.pack(count, len(coded)) + coded + raw.finish()
 
 
-def decode(payload: bytes | memoryview, tensors: tuple[Tensor, ...], *, wide: bool = False) -> Levels:
-    """What `encode` was given, as int16 if `wide`, else int8; memory depends on the tensors alone.
+def decode(payload: bytes | memoryview, tensors: tuple[Tensor, ...], levels: Levels) -> None:
+    """What `encode` was given, into `levels`, which are zeros; memory depends on the tensors alone.
 
     CodecError for what it never writes.
     """
@@ -85,15 +85,13 @@ def decode(payload: bytes | memoryview, tensors: tuple[Tensor, ...], *, wide: bo
         )
     whole, middle = memoryview(payload), _HEAD.size + coded
     reader, raw = Reader(whole[_HEAD.size : middle], lanes_for(count)), BitReader(whole[middle:])
-    levels = np.zeros(size, "<i2" if wide else np.int8)
-    top = TOP if wide else 127
+    top = TOP if levels.itemsize == 2 else 127
     for places, part in _model(reader, raw, grids, count, None):
         if np.abs(part).max() > top:
             raise CodecError(f"payload holds a level of {np.abs(part).max()}, at most {top} expected")
         levels[places] = part
     reader.close()
     raw.close()
-    return levels
 
 
 def lanes_for(count: int) -> int:

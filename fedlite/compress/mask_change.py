@@ -41,7 +41,8 @@ def unpack_change(payload: bytes, before: Masks, like: Params) -> dict[str, NDAr
         raise CodecError(f"masks hold {len(payload)} bytes, which do not say which tensors have one")
     masked = [name for name, bit in zip(names, bits, strict=False) if bit]
     tensors = tuple(Tensor(like[name].shape) for name in masked)
-    flips = levels.decode(payload[size:], tensors)
+    flips = np.zeros(sum(tensor.live for tensor in tensors), np.int8)
+    levels.decode(payload[size:], tensors, flips)
     if ((flips != 0) & (flips != 1)).any():
         raise CodecError("masks change by something other than 0 and 1")
     ends = np.cumsum([tensor.live for tensor in tensors])[:-1]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedlite.compress.layout import Layout
 from fedlite.compress.planes import Plane, Planes, levels_of
-from fedlite.compress.slots import Chance
+from fedlite.compress.slots import Buffer, Chance
 from fedlite.errors import CodecError, SettingsError
 from fedlite.types import Array
 
@@ -63,11 +63,11 @@ class Ring:
         )
         return b"".join(part.tobytes() for part in parts)
 
-    def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]:
+    def load(self, body: Buffer, layout: Layout) -> tuple[Array, Array]:
         """(weights, statistics) of a body of that size; CodecError for a level beyond the clip."""
         return self.read(body, layout)
 
-    def read(self, body: bytes, layout: Layout, summands: int = 1) -> tuple[Array, Array]:
+    def read(self, body: Buffer, layout: Layout, summands: int = 1) -> tuple[Array, Array]:
         """The sum of the updates whose bodies, number by number modulo 2^bits, sum to this one.
 
         CodecError for what no `summands` ≤ clients bodies sum to.

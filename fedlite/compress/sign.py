@@ -11,7 +11,7 @@ import numpy as np
 from fedlite.compress.layout import Layout
 from fedlite.compress.pack import packed, unpacked
 from fedlite.compress.planes import Plane, Planes
-from fedlite.compress.slots import Chance
+from fedlite.compress.slots import Buffer, Chance
 from fedlite.compress.step import halves, whole
 from fedlite.errors import CodecError
 from fedlite.types import Array
@@ -43,7 +43,7 @@ class Sign:
         below = (weights < 0) & np.repeat(scales > 0, layout.sizes)
         return b"".join((scales.tobytes(), packed(below.view(np.uint8), 1), halves(statistics).tobytes()))
 
-    def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]:
+    def load(self, body: Buffer, layout: Layout) -> tuple[Array, Array]:
         """(weights, statistics) of a body of that size; CodecError for bytes `dump` never writes."""
         begin, size = 2 * len(layout.tensors), (layout.weights + 7) // 8
         scales = np.frombuffer(body, "<u2", len(layout.tensors))

@@ -11,6 +11,7 @@ from fedlite.compress.planes import Planes
 from fedlite.types import Array
 
 Chance = np.random.Generator | None
+Buffer = bytes | memoryview
 Memory = Mapping[
     str, Array
 ]  # what a filter keeps between rounds: names begin with "~", which no tensor's does
@@ -58,7 +59,7 @@ class Serializer(Protocol):
 
     def dump(self, weights: Array, statistics: Array, layout: Layout, chance: Chance) -> bytes: ...  # noqa: D102
 
-    def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]: ...  # noqa: D102
+    def load(self, body: Buffer, layout: Layout) -> tuple[Array, Array]: ...  # noqa: D102
 
 
 class Compressor(Protocol):
@@ -74,4 +75,4 @@ class Compressor(Protocol):
 
     def compress(self, data: bytes, planes: Planes) -> bytes: ...  # noqa: D102
 
-    def decompress(self, data: bytes, planes: Planes) -> bytes: ...  # noqa: D102
+    def decompress(self, data: bytes, planes: Planes) -> Buffer: ...  # noqa: D102

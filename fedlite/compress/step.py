@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedlite.compress.layout import Layout, Tensor
 from fedlite.compress.planes import Plane, Planes, levels_of
-from fedlite.compress.slots import Chance
+from fedlite.compress.slots import Buffer, Chance
 from fedlite.compress.sums import products, squares
 from fedlite.errors import CodecError, SettingsError
 from fedlite.types import Array
@@ -87,7 +87,7 @@ class Step:
         levels[found.places] = found.levels
         return b"".join((_HEAD.pack(step, *shifts), levels.tobytes(), halves(statistics).tobytes()))
 
-    def load(self, body: bytes, layout: Layout) -> tuple[Array, Array]:
+    def load(self, body: Buffer, layout: Layout) -> tuple[Array, Array]:
         """(weights, statistics); CodecError for a step or a statistic that `dump` never writes."""
         step, *shifts = _HEAD.unpack_from(body)
         if not (step == 0 or _LEAST <= step <= _MOST):
