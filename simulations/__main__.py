@@ -43,7 +43,9 @@ def body(argv: Sequence[str], stop: Event) -> int:
         path, argv = scenarios.find(argv[0]), argv[1:]
         raw, sweep = scenarios.read(path)
         settings = from_mapping(Config, raw, source=str(path))
-    settings |= given(Config, argv, prog="python -m simulations", description=__doc__ or "")
+    flags = given(Config, argv, prog="python -m simulations", description=__doc__ or "")
+    settings |= flags
+    sweep = {key: values for key, values in sweep.items() if key not in flags}
     if sweep:
         return _sweep(settings, sweep, stop)
     config = build(Config, settings)
@@ -69,10 +71,12 @@ def _sweep(settings: dict[str, Any], sweep: dict[str, list[Any]], stop: Event) -
     folder = config.run_dir or Path("runs") / "sweep"
     fixed = {key: value for key, value in settings.items() if key not in ("run_dir", "jobs")}
     points = sweeps.points(fixed, sweep, folder)
-    sweeps.run_sweep(points, jobs=config.jobs, stop=stop, tell=lambda text: print(text, flush=True))
-    done = [point for point in points if point.done]
-    print(sweeps.text_table(sweeps.table(done)))
-    print(f"results: {sweeps.write(done, folder, f'{len(done)} of {len(points)} simulations')}")
+    try:
+        sweeps.run_sweep(points, jobs=config.jobs, stop=stop, tell=lambda text: print(text, flush=True))
+    finally:  # of those that worked, if others failed
+        done = [point for point in points if point.done]
+        print(sweeps.text_table(sweeps.table(done)))
+        print(f"results: {sweeps.write(done, folder, f'{len(done)} of {len(points)} simulations')}")
     return OK
 
 

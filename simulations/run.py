@@ -128,8 +128,13 @@ def _check(config: Config, clients: int) -> None:
                 f"--{name} is {size}, but there are {clients} clients",
                 remedy=f"lower --{name}, or divide the data among more --clients",
             )
+    if config.address and config.engine != "ray":
+        raise SettingsError(
+            f"--address {config.address} is a Ray cluster's, but --engine is {config.engine}",
+            remedy="add --engine ray, or leave --address out",
+        )
     host, _, port = config.address.rpartition(":")
-    if config.engine != "ray" or not host or "/" in config.address:  # auto and ray://… are Ray's to find
+    if not host or "/" in config.address:  # auto and ray://… are Ray's to find
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()

@@ -64,6 +64,8 @@ class Point:
 
 def points(settings: Values, sweep: Mapping[str, Sequence[Any]], folder: Path) -> list[Point]:
     """Every combination, checked before any is run. SettingsError for a setting that is not one."""
+    if "app" in {*settings, *sweep}:
+        raise SettingsError("a sweep is of fedlite's own simulations; an app leaves no results to compare")
     found = []
     for values in itertools.product(*sweep.values()):
         varied = dict(zip(sweep, values, strict=True))

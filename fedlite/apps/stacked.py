@@ -106,7 +106,7 @@ class Stacked:
         gathering.tally.more["engine"] = self._engine.name
         self._done = gathering
         if self.timed is not None:
-            self.timed.learn(gathering.tally.clients)
+            gathering.tally.more["fleet"]["update_bytes"] = self.timed.learn(gathering.tally.clients)
         return combined, gathering.tally
 
     def keep(self) -> None:

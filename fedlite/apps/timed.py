@@ -66,16 +66,20 @@ class Timed:
     def resume(self, last: Snapshot | None) -> None:
         """Go on after this round."""
         if last is not None and "fleet" in last.metrics:
-            self.schedule.now = float(last.metrics["fleet"]["now"])
-            self.learn(last.metrics["clients"])
+            fleet = last.metrics["fleet"]
+            self.schedule.now = float(fleet["now"])
+            self._update_bytes = {
+                int(budget): float(size) for budget, size in fleet.get("update_bytes", {}).items()
+            }
 
-    def learn(self, clients: Mapping[str, Mapping[str, float]]) -> None:
-        """What updates weigh: the mean of a round's, by budget."""
+    def learn(self, clients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """What updates weigh: the mean of a round's, by budget. Gives all that is known, as a round's row keeps it."""
         sent = dict[int, list[float]]()
         for each in clients.values():
             if each["bytes_up"]:
                 sent.setdefault(int(each.get("uplink_budget", 0)), []).append(each["bytes_up"])
         self._update_bytes |= {budget: sum(some) / len(some) for budget, some in sent.items()}
+        return {str(budget): size for budget, size in self._update_bytes.items()}
 
     def choose(self, clients: int, round_num: int, attempt: int = 0) -> list[int]:
         """Some of the clients that are there, more than the cohort if so many are to be asked.

@@ -15,7 +15,7 @@ import numpy as np
 
 from fedlite.errors import SettingsError
 from fedlite.virtual.devices import Cost
-from fedlite.virtual.traces import Trace
+from fedlite.virtual.traces import DAY, Trace
 
 
 class Kind(IntEnum):
@@ -163,11 +163,13 @@ def visits(
     """What will come in the way of these clients, asked at `now` in this round."""
     drawn = np.asarray(clients, dtype=np.int64)
     slow, fails = trace.slowdown_many(drawn, round_num), trace.fails_at_many(drawn, round_num)
-    stays = trace.stays_many(drawn, now)
-    return [
-        Visit(client, costs[place], float(slow[place]), float(fails[place]), float(stays[place]))
+    found = [
+        Visit(client, costs[place], float(slow[place]), float(fails[place]), math.inf)
         for place, client in enumerate(clients)
     ]
+    longest = max((visit.slowed.seconds for visit in found if visit.cost.fits), default=0.0)
+    stays = trace.stays_many(drawn, now, min(max(longest, 1.0), 7 * DAY))
+    return [replace(visit, stays=float(each)) for visit, each in zip(found, stays, strict=True)]
 
 
 def run_round(

@@ -130,7 +130,10 @@ class VirtualGrid(RunGrid):
             reply = self._app(request, context)
             if not _answers(reply, request):
                 raise FrameError("the app's message is not a reply to what it was given")
-        except Exception as error:  # any app may run here, and one client must not end the simulation
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # any app may run here: one client must not end the simulation
             return _failure(request, error)
         finally:
             self._keep(context)
@@ -159,7 +162,7 @@ def _collecting_seldom() -> Iterator[None]:
         gc.set_threshold(first, *others)
 
 
-def _failure(request: Message, error: Exception) -> Message:
+def _failure(request: Message, error: BaseException) -> Message:
     reason = str(error) if isinstance(error, FedliteError) else f"{type(error).__name__}: {error}"
     return error_reply(request.metadata, APP_FAILED, reason)
 

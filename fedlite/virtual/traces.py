@@ -175,8 +175,11 @@ class Trace:
         times = np.asarray(time, dtype=np.float64)
         return np.asarray(self._until(np.asarray(clients, dtype=np.int64), times) > times, dtype=np.bool_)
 
-    def stays_many(self, clients: ArrayLike, time: float) -> Reals:
-        """Seconds until each client leaves: 0 if it is not there; those that stay for longer than a week stay."""
+    def stays_many(self, clients: ArrayLike, time: float, within: float = 7 * DAY) -> Reals:
+        """Seconds until each client leaves: 0 if it is not there; those that stay for longer than `within` > 0 stay.
+
+        Costs time for all the points in that time where a client might have left.
+        """
         clients = np.asarray(clients, dtype=np.int64)
         ends = np.full(clients.shape, float(time))
         going = np.ones(clients.shape, dtype=np.bool_)
@@ -185,8 +188,8 @@ class Trace:
             later = self._until(clients[going], after)
             grown = later > after
             ends[going] = np.where(grown, later, ends[going])
-            going[going] = grown & (later < time + 7 * DAY)
-        return np.asarray(np.where(ends < time + 7 * DAY, ends - time, np.inf), dtype=np.float64)
+            going[going] = grown & (later < time + within)
+        return np.asarray(np.where(ends < time + within, ends - time, np.inf), dtype=np.float64)
 
     def fails(self, client: int, round_num: int) -> bool:
         """Whether a client fails in a round."""

@@ -103,7 +103,13 @@ def test_a_run_without_rounds_on_a_clock_begins_at_zero(last: Snapshot | None) -
     assert made.schedule.now == 0.0
 
 
-def test_a_resumed_run_has_the_time_and_the_size_of_updates_of_the_last_round() -> None:
-    made = timed()
-    made.resume(Snapshot(3, {}, {"fleet": {"now": 123.5}, "clients": {"a": {"bytes_up": 2 * 10**6}}}))
-    assert plan(made, 2, [1], 0, 8 * 10**6).row["fleet"]["now"] == 123.5 + 1 + 2
+def test_a_resumed_run_has_the_time_and_the_sizes_of_updates_of_all_rounds() -> None:
+    """Budgets of rounds before the last, too: 2 MB for who has none, 1 MB where 4 are allowed."""
+    first, made = timed(), timed(uplink_budget="4MB", uplink_codec="small")
+    first.learn({"a": {"bytes_up": 10**6, "uplink_budget": 4 * 10**6}})
+    known = first.learn({"b": {"bytes_up": 2 * 10**6}})
+    last = Snapshot(3, {}, {"fleet": {"now": 123.5, "update_bytes": known}, "clients": {}})
+    first.resume(last)
+    made.resume(last)
+    assert plan(first, 4, [1], 0, 8 * 10**6).row["fleet"]["now"] == 123.5 + 1 + 2
+    assert plan(made, 4, [1], 0, 8 * 10**6).row["fleet"]["now"] == 123.5 + 1 + 1

@@ -110,6 +110,11 @@ def test_a_budget_that_cannot_be_is_refused_before_a_round(
         simulate(replace(config, **changed), Event())  # type: ignore[arg-type]
 
 
+def test_an_address_is_for_ray(config: Config) -> None:
+    with pytest.raises(SettingsError, match="add --engine ray"):
+        simulate(replace(config, address="somewhere:6379"), Event())
+
+
 def test_the_wait_for_a_quorum_is_virtual(config: Config, tmp_path: Path) -> None:
     """Forty phones in one time zone at noon: thirty are there in the night."""
     phones = replace(config, devices="phone", availability="diurnal:0", cohort=30, quorum=25, rounds=1)

@@ -43,6 +43,20 @@ def test_every_scenario_says_what_it_is_and_parses(name: str) -> None:
     Config(**from_mapping(Config, settings, source=name))
 
 
+def test_of_a_sweep_the_points_that_work_are_told_and_flags_win(tmp_path: Path) -> None:
+    """One that cannot be costs the others nothing; a flag fixes what the file varies."""
+    scenario, folder = tmp_path / "tiny.toml", tmp_path / "results"
+    scenario.write_text(TINY + "cohort = [2, 5]\n")
+    done = simulate(scenario, "--run-dir", folder, "--seed", 7)
+    assert done.returncode != 0
+    assert "1 simulations failed: cohort=5" in done.stderr
+    (line,) = json.loads((folder / "sweep.json").read_text())
+    assert (line["settings"], line["seeds"]) == ("cohort=2", 1)
+    assert "cohort=2" in done.stdout
+    with pytest.raises(SettingsError, match="an app leaves no results"):
+        points({"app": "somewhere"}, {"seed": [0, 1]}, tmp_path)
+
+
 def test_a_sweep_resumes_and_averages(tmp_path: Path) -> None:
     scenario, folder = tmp_path / "tiny.toml", tmp_path / "results"
     scenario.write_text(TINY)

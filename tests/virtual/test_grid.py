@@ -68,11 +68,12 @@ def test_pull_gives_a_reply_once_and_only_of_what_was_asked_for() -> None:
     [
         (UpdateError("it is not finite", remedy="train it less"), "it is not finite (train it less)"),
         (ValueError("no such key"), "ValueError: no such key"),
+        (SystemExit(3), "SystemExit: 3"),
     ],
 )
 @pytest.mark.parametrize("workers", [1, 2])
 def test_one_client_that_fails_is_an_error_reply_beside_the_others(
-    error: Exception, reason: str, workers: int
+    error: BaseException, reason: str, workers: int
 ) -> None:
     def fails(message: Message, context: Context) -> Message:
         if context.node_id == 3:

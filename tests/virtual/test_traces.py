@@ -79,6 +79,13 @@ def test_a_client_stays_for_as_long_as_it_is_said_to(spec: str) -> None:
         assert not made.available(int(client), 50_000.0 + stays + 1e-3)
 
 
+def test_who_stays_for_longer_than_asked_about_stays() -> None:
+    """Within 100 s: the same clients leave, at the same times; of those that are away, all are."""
+    made = trace("churn:200/90", 8)
+    week, short = made.stays_many(MANY, 50_000.0), made.stays_many(MANY, 50_000.0, 100.0)
+    np.testing.assert_array_equal(short, np.where(week < 100, week, np.inf))
+
+
 def test_diurnal_is_four_times_as_many_by_night() -> None:
     """Bonawitz et al. 2019, §9: a factor of 4 within 24 hours; and every day is like the other."""
     made = trace("diurnal", 9)
