@@ -23,6 +23,7 @@ from typing import Any
 
 from fedlite.apps.program import OK, main
 from fedlite.config import build, from_mapping, given
+from fedlite.errors import FedliteError
 from simulations import scenarios
 from simulations.config import Config
 
@@ -64,19 +65,23 @@ def body(argv: Sequence[str], stop: Event) -> int:
 
 
 def _sweep(settings: dict[str, Any], sweep: dict[str, list[Any]], stop: Event) -> int:
-    """Run a sweep's points, print its table, say where the results are."""
+    """Run a sweep's points, print the table of those that are done, say where the results are.
+
+    FedliteError names those that failed.
+    """
     from simulations import sweep as sweeps
 
     config = build(Config, settings)
     folder = config.run_dir or Path("runs") / "sweep"
     fixed = {key: value for key, value in settings.items() if key not in ("run_dir", "jobs")}
     points = sweeps.points(fixed, sweep, folder)
-    try:
-        sweeps.run_sweep(points, jobs=config.jobs, stop=stop, tell=lambda text: print(text, flush=True))
-    finally:  # of those that worked, if others failed
-        done = [point for point in points if point.done]
-        print(sweeps.text_table(sweeps.table(done)))
-        print(f"results: {sweeps.write(done, folder, f'{len(done)} of {len(points)} simulations')}")
+    failed = sweeps.run_sweep(points, jobs=config.jobs, stop=stop, tell=lambda text: print(text, flush=True))
+    done = [point for point in points if point.done]
+    print(sweeps.text_table(sweeps.table(done)))
+    print(f"results: {sweeps.write(done, folder, f'{len(done)} of {len(points)} simulations')}")
+    if failed:
+        told = "; ".join(f"{point.name} (see {point.folder / 'log'})" for point in failed)
+        raise FedliteError(f"{len(failed)} simulations failed: {told}", remedy="see their logs")
     return OK
 
 

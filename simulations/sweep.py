@@ -20,7 +20,7 @@ from threading import Event
 from typing import Any
 
 from fedlite.config import from_mapping
-from fedlite.errors import FedliteError, SettingsError
+from fedlite.errors import SettingsError
 from fedlite.results.lines import JsonLines, write_whole
 from fedlite.results.plots import Series, line_chart
 from fedlite.results.report import page
@@ -76,14 +76,14 @@ def points(settings: Values, sweep: Mapping[str, Sequence[Any]], folder: Path) -
     return found
 
 
-def run_sweep(todo: Sequence[Point], *, jobs: int, stop: Event, tell: Callable[[str], None]) -> None:
-    """Run what is not done, `jobs` ≥ 1 at a time, until `stop`. FedliteError names the points that failed."""
+def run_sweep(todo: Sequence[Point], *, jobs: int, stop: Event, tell: Callable[[str], None]) -> list[Point]:
+    """Run what is not done, `jobs` ≥ 1 at a time, until `stop`; returns the points that failed."""
     if jobs < 1:
         raise SettingsError(f"--jobs is {jobs}, at least 1 wanted")
     waiting = [point for point in todo if not point.done]
     tell(f"{len(todo)} simulations, {len(todo) - len(waiting)} done, {jobs} at a time")
     running: list[tuple[Point, subprocess.Popen[bytes]]] = []
-    failed: list[str] = []
+    failed: list[Point] = []
     began, finished, told = time.monotonic(), 0, False
     while (waiting or running) and not (stop.is_set() and not running):
         while waiting and len(running) < jobs and not stop.is_set():
@@ -100,7 +100,7 @@ def run_sweep(todo: Sequence[Point], *, jobs: int, stop: Event, tell: Callable[[
             if process.returncode == -signal.SIGTERM and told:
                 continue  # it had not begun yet
             if process.returncode:
-                failed.append(f"{point.name} (see {point.folder / 'log'})")
+                failed.append(point)
             elif not stop.is_set():
                 finished += 1
                 left = (time.monotonic() - began) / finished * (len(waiting) + len(running)) / 60
@@ -108,8 +108,7 @@ def run_sweep(todo: Sequence[Point], *, jobs: int, stop: Event, tell: Callable[[
                 shown = "not tested" if accuracy is None else f"accuracy {accuracy:.4f}"
                 tell(f"{point.name}: {shown}; about {left:.0f} min left")
         stop.wait(0.2)
-    if failed:
-        raise FedliteError(f"{len(failed)} simulations failed: {'; '.join(failed)}", remedy="see their logs")
+    return failed
 
 
 def _start(point: Point, jobs: int) -> "subprocess.Popen[bytes]":

@@ -130,10 +130,7 @@ class VirtualGrid(RunGrid):
             reply = self._app(request, context)
             if not _answers(reply, request):
                 raise FrameError("the app's message is not a reply to what it was given")
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # any app may run here: one client must not end the simulation
+        except (Exception, SystemExit) as error:  # any app may run here: a client's end is not everybody's
             return _failure(request, error)
         finally:
             self._keep(context)

@@ -35,7 +35,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--mutations", type=int, default=1_050_000)
-    parser.add_argument("--large", type=int, default=80, help="payloads of the large model for each codec")
+    parser.add_argument("--large", type=int, default=150, help="payloads of the large model for each codec")
     parser.add_argument("--codecs", nargs="+", default=memory.CODECS, help="whose memory is measured")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)

@@ -8,7 +8,7 @@ from fedlite.compress.float32 import Float32
 from fedlite.compress.powersgd import LowRank
 from fedlite.compress.presets import codec_by_name
 from fedlite.compress.randomk import RandomK
-from fedlite.compress.scramble import scrambled
+from fedlite.compress.scramble import scrambled, smallest
 from fedlite.compress.slots import Filter
 from fedlite.compress.threshold import Threshold
 from fedlite.compress.topk import TopK
@@ -237,6 +237,13 @@ def test_memory_is_what_the_codec_says_and_of_another_shape_it_is_forgotten(chos
         assert {name: value.shape for name, value in again.items() if name.startswith("~")} == kept
     _, bare = encode_with_feedback(exact(TopK(0.5)), update, residual)
     assert not any(name.startswith("~") for name in bare)
+
+
+@pytest.mark.parametrize("count", [1, 2, 1000, 65_536, 149_999, 150_000])
+def test_the_smallest_numbers_of_several_blocks_are_those_of_a_sort(count: int) -> None:
+    seed, begin, end = bytes(range(8)), 7, 150_007
+    order = np.argsort(scrambled(seed, begin, end))
+    np.testing.assert_array_equal(np.flatnonzero(smallest(seed, begin, end, count)), np.sort(order[:count]))
 
 
 def test_nonsense_is_refused() -> None:

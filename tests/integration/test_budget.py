@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fedlite.apps.job import Workshop
 from fedlite.apps.settings import JobSettings
 from fedlite.budget import EACH_ROUND, SHARE
 from fedlite.errors import QuorumError, SettingsError
@@ -138,6 +139,19 @@ def test_rows_with_a_budget_that_is_too_small_owe_what_they_did(tmp_path: Path) 
         stacked(replace(settings, uplink_budget="150"), tmp_path / "parts")
     got, _ = stacked(settings, tmp_path / "parts")
     assert got.held.hash == want.held.hash
+
+
+def test_a_server_counts_the_seal_of_what_no_update_is_below() -> None:
+    """250 bytes of an envelope, where nothing is sealed 8; twice as much as is named is let through."""
+    settings = replace(SETTINGS, uplink_budget="10")
+
+    def least(sealed: bool) -> int:
+        with pytest.raises(SettingsError, match="too small for any update of this model") as error:
+            Workshop(settings, sealed=sealed).check()
+        return int(str(error.value).split("zeros takes ")[1].split()[0])
+
+    assert least(True) - least(False) == 250 - 8
+    Workshop(replace(settings, uplink_budget=str(2 * least(True))), sealed=True).check()
 
 
 def test_where_one_cannot_send_the_next_one_counts(tmp_path: Path) -> None:
