@@ -44,6 +44,7 @@ __all__ = [
     "RecordDict",
     "Run",
     "ServerApp",
+    "as_some_task",
     "as_task",
     "empty_run",
     "error_reply",
@@ -69,6 +70,14 @@ def as_task(run_id: int, node_id: int = SERVER_NODE_ID) -> None:
     TaskIdentity.run_id = run_id
     TaskIdentity.node_id = node_id
     TaskIdentity.task_id = 0
+
+
+def as_some_task() -> None:
+    """As `as_task`, unless a grid has said already which run this is: for messages that are not sent."""
+    try:
+        _ = TaskIdentity.run_id
+    except RuntimeError:
+        as_task(1)
 
 
 def quiet(level: int = logging.WARNING) -> None:

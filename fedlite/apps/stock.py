@@ -4,10 +4,12 @@ Who takes part is decided as for our own strategies (cohort, quorum, over-select
 becomes of the results. Statistics (activation ranges) are averaged beside it: they are measured, not learned.
 """
 
+import gc
 import inspect
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,6 +26,7 @@ from fedlite.flower import (
     MessageType,
     MetricRecord,
     RecordDict,
+    as_some_task,
     quiet,
     stock_strategies,
 )
@@ -50,6 +53,7 @@ _EVERYONE = {
 def stock_rule(spec: str, seed: int) -> "StockRule":
     """`NAME:key=number,…` of flwr.serverapp.strategy. SettingsError lists the strategies or the options."""
     quiet(logging.ERROR)
+    as_some_task()  # strategies make messages, and a stacked simulation has no grid
     name, options = split_spec(spec)
     known = stock_strategies()
     if name not in SUPPORTED or name not in known:
@@ -107,7 +111,8 @@ class StockRule:
         _restore(strategy, state)
         self._configure(strategy, round_num, learned)
         try:
-            arrays, _ = strategy.aggregate_train(round_num, replies)
+            with _older_objects_frozen():
+                arrays, _ = strategy.aggregate_train(round_num, replies)
         except Exception as error:  # a strategy of Flower's may raise what it likes
             raise QuorumError(f"{type(strategy).__name__}, of {len(replies)} results: {error}") from error
         if arrays is None:
@@ -132,6 +137,16 @@ class StockRule:
             for record in message.content.config_records.values():
                 config.update(record)
         return config
+
+
+@contextmanager
+def _older_objects_frozen() -> Iterator[None]:
+    """Flower's robust strategies collect garbage after each reply they read: 0.3 s each where torch is loaded."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _OneNode:

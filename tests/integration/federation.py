@@ -11,6 +11,7 @@ import numpy as np
 
 from fedlite.apps.client import client_app
 from fedlite.apps.device import Device, Fixed, Ram, open_teacher
+from fedlite.apps.gathering import name_of
 from fedlite.apps.job import Workshop, make_job, node, unsigned, unverified
 from fedlite.apps.server import run
 from fedlite.apps.settings import JobSettings
@@ -73,8 +74,8 @@ def virtually(
     def device_of(context: Context) -> Device:
         index = int(context.node_config["partition-id"])
         share = data[index]
-        device = Device(f"client-{index}", Fixed(share.x, share.y), memories[index], Clear(), unverified)
-        return wrap(device)
+        source, teacher = Fixed(share.x, share.y), open_teacher(settings.teacher)
+        return wrap(Device(name_of(index), source, memories[index], Clear(), unverified, teacher=teacher))
 
     notes = Notes()
     with (
@@ -152,10 +153,11 @@ def over_the_link(
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger.open(path / "ledger.db", settings.identity()))
         stack.callback(server.stop)
-        for index, share in enumerate(data):
-            identity, credentials = fleetlet.enrol(f"device-{index}")
+        enrolled = [fleetlet.enrol(f"device-{index}") for index in range(len(data))]
+        enrolled.sort(key=lambda each: each[0].public.client_id)  # a round's sums are in this order
+        for index, (share, (identity, credentials)) in enumerate(zip(data, enrolled, strict=True)):
             device = Device(
-                client_id=f"client-{index}",
+                client_id=name_of(index),
                 source=Fixed(share.x, share.y),
                 memory=Ram(),
                 sender=Sealed(identity, public),

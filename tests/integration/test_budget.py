@@ -64,7 +64,7 @@ def test_a_budget_can_be_changed_on_the_way(tmp_path: Path) -> None:
 
 
 def test_who_has_a_better_link_sends_more_and_who_has_a_worse_one_less(tmp_path: Path) -> None:
-    own = {"client-0": 5000, "client-1": 700}
+    own = {"2": 5000, "3": 700}
     settings = replace(SETTINGS, cohort=0, over_selection=1.0, rounds=2)
     _, notes = virtually(
         settings,
@@ -113,9 +113,7 @@ def test_a_client_whose_budget_is_too_small_is_told_the_smallest_and_the_round_g
             settings,
             shares(3),
             tmp_path / folder,
-            wrap=lambda device: replace(
-                device, uplink_budget=budget if device.client_id == "client-1" else 0
-            ),
+            wrap=lambda device: replace(device, uplink_budget=budget if device.client_id == "3" else 0),
         )
         return dict(notes.rows[0])
 
