@@ -23,7 +23,7 @@ from typing import Any
 
 from fedlite.apps.program import OK, main
 from fedlite.config import build, from_mapping, given
-from fedlite.errors import FedliteError
+from fedlite.errors import FedliteError, SettingsError
 from simulations import scenarios
 from simulations.config import Config
 
@@ -44,15 +44,21 @@ def body(argv: Sequence[str], stop: Event) -> int:
         path, argv = scenarios.find(argv[0]), argv[1:]
         raw, sweep = scenarios.read(path)
         settings = from_mapping(Config, raw, source=str(path))
-    flags = given(Config, argv, prog="python -m simulations", description=__doc__ or "")
+    flags = _flags(argv)
     settings |= flags
     sweep = {key: values for key, values in sweep.items() if key not in flags}
     if sweep:
         return _sweep(settings, sweep, stop)
     config = build(Config, settings)
     if config.app is not None:
-        from simulations.foreign import run_app
+        from simulations.foreign import KNOWS, run_app
 
+        if odd := sorted(set(settings) - KNOWS):
+            told = ", ".join(f"--{name.replace('_', '-')}" for name in odd)
+            raise SettingsError(
+                f"--app takes no {told}: the app alone says what is done",
+                remedy=f"change it in the app; of these options it takes {', '.join(sorted(KNOWS))}",
+            )
         done = run_app(config.app, clients=config.clients, workers=config.cores, seed=config.seed, stop=stop)
         if not done:
             print("stopped: what the app has saved so far is all there is")
@@ -62,6 +68,18 @@ def body(argv: Sequence[str], stop: Event) -> int:
     _, folder = simulate(config, stop)
     print(f"results: {folder}/report.html")
     return OK
+
+
+def _flags(argv: Sequence[str]) -> dict[str, Any]:
+    """What the command line sets. SettingsError, that a scenario's name comes first, where one comes later."""
+    try:
+        return given(Config, argv, prog="python -m simulations", description=__doc__ or "")
+    except SettingsError as error:
+        if late := set(argv) & set(scenarios.names()):
+            name = sorted(late)[0]
+            remedy = f"a scenario's name comes before its options: python -m simulations {name} …"
+            raise SettingsError(error.args[0], remedy=remedy) from error
+        raise
 
 
 def _sweep(settings: dict[str, Any], sweep: dict[str, list[Any]], stop: Event) -> int:

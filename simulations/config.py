@@ -43,6 +43,11 @@ class Config(JobSettings):
                 f"--link is {self.link} and --devices is {self.devices}, which have links of their own",
                 remedy="give --round-time alone, or --uplink-budget",
             )
+        if self.dataset.startswith("synthetic") and self.partition != "iid":
+            raise SettingsError(
+                f"--partition is {self.partition}, but each client of {self.dataset} has data of its own",
+                remedy="leave it out; how clients differ is in the data set's name",
+            )
         if self.app is not None and self.clients < 1:
             raise SettingsError(f"--clients is {self.clients}, at least 1 wanted for an app")
         if self.workers < 0:

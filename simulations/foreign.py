@@ -17,6 +17,7 @@ from fedlite.errors import SettingsError
 from fedlite.flower import SERVER_NODE_ID, ClientApp, Context, Message, RecordDict, ServerApp, quiet
 from fedlite.virtual.grid import VirtualGrid
 
+KNOWS = {"app", "clients", "workers", "seed"}  # the settings that an app's run has
 Values = dict[str, bool | float | int | str]
 
 

@@ -12,6 +12,7 @@ from fedlite.seeds import generator
 Parts = list[NDArray[np.int64]]
 
 SCHEMES = "iid, dirichlet:ALPHA, dirichlet:ALPHA:EACH, shards:S, natural, flwr:PARTITIONER"
+_REMEDY = "give another --partition or --clients"
 LEAST = 2  # samples that the Dirichlet scheme leaves each client at least
 
 
@@ -31,7 +32,9 @@ def split(source: Dataset | Stored | Labels, scheme: str, num_clients: int | Non
     if kind == "natural" and not argument:
         return natural(keys, num_clients)
     if num_clients is None or num_clients < 1:
-        raise DataError(f"{num_clients} clients asked; {scheme!r} needs a number of at least 1")
+        raise DataError(
+            f"{num_clients} clients asked; {scheme!r} needs a number of at least 1", remedy=_REMEDY
+        )
     if kind == "iid" and not argument:
         return iid(len(y), num_clients, seed)
     if kind == "dirichlet" and ":" in argument:
@@ -47,7 +50,7 @@ def split(source: Dataset | Stored | Labels, scheme: str, num_clients: int | Non
         from fedlite.data.adapters import from_scheme
 
         return from_scheme(argument, y, keys, num_clients, seed)
-    raise DataError(f"there is no partition scheme {scheme!r}; there are {SCHEMES}")
+    raise DataError(f"there is no partition scheme {scheme!r}; there are {SCHEMES}", remedy=_REMEDY)
 
 
 def iid(num_samples: int, num_clients: int, seed: int) -> Parts:
@@ -70,7 +73,9 @@ def dirichlet(y: Labels, alpha: float, num_clients: int, seed: int) -> Parts:
     classes, counts = np.unique(y, return_counts=True)
     shares = rng.dirichlet(np.full(num_clients, alpha), size=len(classes))
     if not np.isfinite(shares).all():
-        raise DataError(f"no proportions can be drawn at alpha {alpha}; use one between 0.001 and 1000")
+        raise DataError(
+            f"no proportions can be drawn at alpha {alpha}; use one between 0.001 and 1000", remedy=_REMEDY
+        )
     owner = np.empty(len(y), dtype=np.int64)
     for label, count, share in zip(classes, counts, shares, strict=True):
         cuts = np.rint(np.cumsum(share)[:-1] * count)
@@ -132,12 +137,15 @@ def natural(keys: Labels | None, num_clients: int | None) -> Parts:
     """
     if keys is None:
         raise DataError(
-            "these data have no natural keys; mnist, motionsense, shakespeare and .npz with keys do"
+            "these data have no natural keys; mnist, motionsense, shakespeare and .npz with keys do",
+            remedy=_REMEDY,
         )
     unique, place, counts = np.unique(keys, return_inverse=True, return_counts=True)
     num_clients = num_clients or len(unique)
     if not 0 < num_clients <= len(unique):
-        raise DataError(f"{num_clients} clients asked, the data have {len(unique)} natural keys")
+        raise DataError(
+            f"{num_clients} clients asked, the data have {len(unique)} natural keys", remedy=_REMEDY
+        )
     client_of = np.arange(len(unique))
     if num_clients < len(unique):
         client_of[np.argsort(-counts, kind="stable")] = np.arange(len(unique)) % num_clients
@@ -191,5 +199,7 @@ def _number(scheme: str, text: str, *, whole: bool = False) -> float:
     except ValueError:
         value = 0
     if not (value > 0 and math.isfinite(value)):
-        raise DataError(f"{scheme!r} needs a positive {'whole ' if whole else ''}number after its colon")
+        raise DataError(
+            f"{scheme!r} needs a positive {'whole ' if whole else ''}number after its colon", remedy=_REMEDY
+        )
     return value

@@ -109,7 +109,7 @@ class Lazy:
     def __post_init__(self) -> None:
         """DataError for no clients."""
         if self.num_clients < 1:
-            raise DataError(f"{self.num_clients} clients; at least 1 wanted")
+            raise DataError(f"{self.num_clients} clients; at least 1 wanted", remedy="give --clients")
 
     def __len__(self) -> int:
         return self.num_clients

@@ -6,6 +6,7 @@ with live(20, "fedadam on digits") as table:
 """
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -85,10 +86,11 @@ def live(
 
 
 class _Plain:
-    """For pipes, logs and CI: notes, rounds, and each kind of status once before the first round."""
+    """For pipes, logs and CI: notes, rounds with the time left, and each kind of status once before the first round."""
 
     def __init__(self, total_rounds: int, title: str, out: TextIO) -> None:
         self._total, self._out, self._status, self._rounds = total_rounds, out, "", 0
+        self._began = time.monotonic()
         self.note(title)
 
     def note(self, text: str) -> None:
@@ -104,6 +106,9 @@ class _Plain:
         self._rounds += 1
         words = _cells(row)
         words["round"] += f"/{self._total}"
+        ahead = self._total - (number(row, "round") or self._total)
+        if ahead > 0:
+            words["left"] = seconds_text(ahead * (time.monotonic() - self._began) / self._rounds)
         self._print("  ".join(f"{name} {text}" for name, text in words.items() if text != DASH))
 
     def _print(self, text: str) -> None:
@@ -178,8 +183,14 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
         "wire dn": byte_text(number(row, "wire_down")),
         "ratio": ratio_text(number(row, "uplink_ratio")),
         "seconds": seconds_text(sum(seconds.values())) if seconds else DASH,
+        "clients/s": _rate(row, clients, sum(seconds.values())),
         "clock": seconds_text(number(mapping(row, "fleet"), "now")),
     }
+
+
+def _rate(row: Mapping[str, Any], clients: float | None, seconds: float) -> str:
+    """Of a simulated round; over a link it would say how fast devices are, and not this machine."""
+    return number_text(clients / seconds) if "engine" in row and clients and seconds else DASH
 
 
 def _one_line(text: str) -> str:

@@ -44,11 +44,24 @@ def test_a_simulated_fleets_clock_is_shown() -> None:
     with live(3, "run", stream=out) as table:
         for row in rows(3, fleet=True):
             table.add(row)
-    assert [line.rpartition("clock ")[2] for line in out.getvalue().splitlines()[1:]] == [
+    clocks = [line.rpartition("clock ")[2].partition("  left ")[0] for line in out.getvalue().splitlines()[1:]]
+    assert clocks == [
         "30 min",
         "1 h 00 min",
         "1 h 30 min",
     ]
+
+
+def test_a_simulation_says_how_fast_it_is_and_how_long_it_will_take() -> None:
+    """Twelve clients in a round of 4 s; a round over a link has no such rate, and the last has nothing left."""
+    out = io.StringIO()
+    with live(2, "run", stream=out) as table:
+        table.add({"round": 1, "num_clients": 12, "engine": "compiled", "seconds": {"train": 3.0, "test": 1.0}})
+        table.add({"round": 2, "num_clients": 12, "seconds": {"train": 3.0}})
+    first, last = out.getvalue().splitlines()[1:]
+    assert re.search(r"  clients/s 3  left \S+ \S+$", first)
+    assert "clients/s" not in last
+    assert "left" not in last
 
 
 def test_the_step_chosen_within_a_budget_is_shown() -> None:
@@ -84,7 +97,7 @@ def test_a_line_without_a_terminal_says_bytes_on_the_wire_where_they_are_known()
     with live(2, "run", stream=out) as table:
         table.add({"round": 1, "wire_up": 1200, "wire_down": 3400})
         table.add({"round": 2, "wire_up": "many"})
-    assert out.getvalue().splitlines()[1:] == [
+    assert [line.partition("  left ")[0] for line in out.getvalue().splitlines()[1:]] == [
         "round 1/2  clients 0  wire up 1.2 kB  wire dn 3.4 kB",
         "round 2/2  clients 0",
     ]
