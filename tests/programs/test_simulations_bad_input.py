@@ -32,6 +32,13 @@ away = pytest.fixture(nobody)
         (("--cohort", "7"), ("--cohort is 7, but there are 6 clients", "lower --cohort")),
         (("--quorum", "7"), ("--quorum is 7, but there are 6 clients", "lower --quorum")),
         (("--clients", "2000"), ("1438 samples cannot serve 2000 clients", "use fewer clients")),
+        (("--clients", "0"), ("'iid' needs a number of at least 1", "give another --partition or --clients")),
+        (("--partition", "shards:0"), ("needs a positive whole number", "give another --partition")),
+        (
+            ("--dataset", "synthetic:1,1", "--partition", "shards:2"),
+            ("--partition is shards:2, but each client of synthetic:1,1 has data of its own", "leave it out"),
+        ),
+        (("mnist-shards",), ("unrecognized arguments: mnist-shards", "comes before its options: python -m simulations")),
         (("--devices", "toaster"), ("no device profile 'toaster'; there are pi_zero_2w, pi3",)),
         (("--devices", "pi4:x"), ("pi4:x",)),
         (("--devices", "pi4", "--availability", "sometimes"), ("no trace 'sometimes'; there are always",)),
@@ -118,6 +125,13 @@ def test_an_app_whose_pyproject_is_broken(
         cut = damaged_again[: damaged_again.index("[tool.flwr.app.more]")]
         (app / "pyproject.toml").write_text(cut.replace("[tool.flwr.app]", "[tool.flwr.app]\nconfig = 3"))
     assert_refused(program(simulations.__main__.body, "--app", app, "--clients", "2"), BAD_SETTINGS, words)
+
+
+def test_what_an_app_does_not_know_is_refused(program: Program, tmp_path: Path) -> None:
+    done = program(
+        simulations.__main__.body, "--app", make_app(tmp_path), "--devices", "pi4", "--engine", "torch"
+    )
+    assert_refused(done, BAD_SETTINGS, "--app takes no --devices, --engine", "app, clients, seed, workers")
 
 
 def test_an_apps_client_that_raises_is_named_and_the_round_goes_on(tmp_path: Path) -> None:

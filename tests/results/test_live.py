@@ -44,7 +44,9 @@ def test_a_simulated_fleets_clock_is_shown() -> None:
     with live(3, "run", stream=out) as table:
         for row in rows(3, fleet=True):
             table.add(row)
-    clocks = [line.rpartition("clock ")[2].partition("  left ")[0] for line in out.getvalue().splitlines()[1:]]
+    clocks = [
+        line.rpartition("clock ")[2].partition("  left ")[0] for line in out.getvalue().splitlines()[1:]
+    ]
     assert clocks == [
         "30 min",
         "1 h 00 min",
@@ -56,7 +58,9 @@ def test_a_simulation_says_how_fast_it_is_and_how_long_it_will_take() -> None:
     """Twelve clients in a round of 4 s; a round over a link has no such rate, and the last has nothing left."""
     out = io.StringIO()
     with live(2, "run", stream=out) as table:
-        table.add({"round": 1, "num_clients": 12, "engine": "compiled", "seconds": {"train": 3.0, "test": 1.0}})
+        table.add(
+            {"round": 1, "num_clients": 12, "engine": "compiled", "seconds": {"train": 3.0, "test": 1.0}}
+        )
         table.add({"round": 2, "num_clients": 12, "seconds": {"train": 3.0}})
     first, last = out.getvalue().splitlines()[1:]
     assert re.search(r"  clients/s 3  left \S+ \S+$", first)
