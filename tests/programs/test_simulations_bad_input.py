@@ -38,7 +38,7 @@ away = pytest.fixture(nobody)
             ("--dataset", "synthetic:1,1", "--partition", "shards:2"),
             ("--partition is shards:2, but each client of synthetic:1,1 has data of its own", "leave it out"),
         ),
-        (("mnist-shards",), ("unrecognized arguments: mnist-shards", "comes before its options: python -m simulations")),
+        (("mnist-shards",), ("unrecognized arguments: mnist-shards", "comes before its options: python -m")),
         (("--devices", "toaster"), ("no device profile 'toaster'; there are pi_zero_2w, pi3",)),
         (("--devices", "pi4:x"), ("pi4:x",)),
         (("--devices", "pi4", "--availability", "sometimes"), ("no trace 'sometimes'; there are always",)),
