@@ -19,7 +19,7 @@ from scripts.reproduce.table2 import plot, report, run, search, stages
 from scripts.reproduce.table2.cells import CELLS, Cell, crossing, rate
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/reproduce/fedavg.py"
-TINY = Cell("iid", 1, 10, 5, -4)
+TINY = Cell("iid", 1, 10, 5, -8)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,9 @@ def test_weights_begin_with_the_variance_of_he_and_no_class_before_another() -> 
 
 
 def test_grid_of_rates() -> None:
-    assert [rate(place) for place in (-6, -5, -4, -3, -2, 0)] == [0.1, 0.147, 0.215, 0.316, 0.464, 1.0]
+    """A third, a sixth and a twelfth of a decade."""
+    assert [rate(place) for place in (-12, -8, -4, 0)] == [0.1, 0.215, 0.464, 1.0]
+    assert [rate(place) for place in (-10, -9, -6)] == [0.147, 0.178, 0.316]
 
 
 def test_the_paper_s_partitions(data_dir: Path) -> None:
@@ -94,10 +96,10 @@ def world(threads: int = 1) -> run.World:
 
 
 def test_resumed_is_uninterrupted(tmp_path: Path) -> None:
-    whole = run.advance(world(), TINY, -4, 7, 5, tmp_path / "whole.npz")
+    whole = run.advance(world(), TINY, -8, 7, 5, tmp_path / "whole.npz")
     halves = tmp_path / "halves.npz"
     for cap in (2, 3, 5):
-        parts = run.advance(world(threads=2), TINY, -4, 7, cap, halves)
+        parts = run.advance(world(threads=2), TINY, -8, 7, cap, halves)
     assert whole.curve == parts.curve == run.load(halves).curve
     assert len(set(whole.curve)) > 1
     for name, value in run.load(halves).params.items():
@@ -107,13 +109,13 @@ def test_resumed_is_uninterrupted(tmp_path: Path) -> None:
 def test_a_run_that_is_over_is_not_run_again(tmp_path: Path) -> None:
     file = tmp_path / "over.npz"
     run.save(file, run.State((0.5, 0.995), params={"w": np.ones(3, np.float32)}))
-    state = run.advance(world(), TINY, -4, 7, 9, file)
+    state = run.advance(world(), TINY, -8, 7, 9, file)
     assert state.curve == (0.5, 0.995)
     assert not state.params  # needed no more, not kept
 
 
 def test_divergence_ends_a_run(tmp_path: Path) -> None:
-    state = run.advance(world(), TINY, 24, 7, 50, tmp_path / "wild.npz")  # rate 10,000
+    state = run.advance(world(), TINY, 48, 7, 50, tmp_path / "wild.npz")  # rate 10,000
     assert state.diverged
     assert len(state.curve) < 50
     assert run.load(tmp_path / "wild.npz").diverged
@@ -171,7 +173,7 @@ def test_search_gives_up() -> None:
 
 def test_rates_above_a_divergence_are_not_tried() -> None:
     table = {-6: search.Tried(None, 3, diverged=True)}
-    assert search.next_place(TINY, {-4: search.Tried(None, 3, diverged=True)}, 2) == -6
+    assert search.next_place(TINY, {-8: search.Tried(None, 3, diverged=True)}, 4) == -12
     assert search.next_place(Cell("iid", 5, 10, 20, -6), table, 2) == -8
 
 
@@ -179,10 +181,10 @@ def results(folder: Path) -> dict[str, object]:
     """One cell measured with two seeds, its upper neighbour worse, another on its way."""
     params = {"w": np.ones(3, np.float32)}
     cell = CELLS["iid-e5-b10"]
-    run.save(run.place_of(folder, cell, -6, 1), run.State((0.97, 0.98, 1.0), commit="abc"))  # 2.5
-    run.save(run.place_of(folder, cell, -6, 2), run.State((0.97, 0.98, 0.98, 1.0), commit="abc"))  # 3.5
-    run.save(run.place_of(folder, cell, -4, 1), run.State((0.9, 0.9, 0.9), params=params))
-    run.save(run.place_of(folder, CELLS["noniid-e1-b10"], -6, 1), run.State((0.5, 0.6), params=params))
+    run.save(run.place_of(folder, cell, -12, 1), run.State((0.97, 0.98, 1.0), commit="abc"))  # 2.5
+    run.save(run.place_of(folder, cell, -12, 2), run.State((0.97, 0.98, 0.98, 1.0), commit="abc"))  # 3.5
+    run.save(run.place_of(folder, cell, -8, 1), run.State((0.9, 0.9, 0.9), params=params))
+    run.save(run.place_of(folder, CELLS["noniid-e1-b10"], -12, 1), run.State((0.5, 0.6), params=params))
     return report.collect(folder, [1, 2])
 
 
@@ -193,7 +195,8 @@ def test_collected(tmp_path: Path) -> None:
     done, begun, other = (cells[name] for name in ("iid-e5-b10", "noniid-e1-b10", "iid-e1-b10"))
     assert (done["ours"], done["ratio"], done["learning_rate"]) == (3.0, 0.15, 0.1)
     assert (done["crossings"], done["searched"]) == ([2.5, 3.5], "not yet")
-    assert done["rates"] == {"0.1": 2.5, "0.215": ">3"}
+    assert done["rates"] == {1: {"0.1": 2.5, "0.215": ">3"}, 2: {"0.1": 3.5}}
+    assert done["at_one_rate"] == {"learning_rate": 0.1, "rounds": 3.0}
     assert (begun["ours"], begun["so_far"]) == (None, ">2")
     assert (other["ours"], other["so_far"]) == (None, "not run")
     assert found["iid_e5_b10_rounds"] == 3.0
@@ -209,7 +212,7 @@ def test_a_seed_that_never_crossed_is_not_averaged_away(
     tmp_path: Path, rounds: int, diverged: bool, said: str
 ) -> None:
     results(tmp_path)
-    file = run.place_of(tmp_path, CELLS["iid-e5-b10"], -6, 3)
+    file = run.place_of(tmp_path, CELLS["iid-e5-b10"], -12, 3)
     run.save(file, run.State((0.98,) * rounds, diverged, params={"w": np.ones(3, np.float32)}))
     cell = report.collect(tmp_path, [1, 2, 3])["cells"]["iid-e5-b10"]
     assert (cell["ours"], cell["ratio"], cell["so_far"]) == (None, None, f"{said} with seed 3")
@@ -254,7 +257,7 @@ def test_every_wanted_cell_is_planned_once_at_first() -> None:
     firsts = [
         cell.name
         for stage in stages.plan([*CELLS])
-        if stage.step is None and not stage.seeds
+        if stage.step is None and not stage.all
         for cell in stage.cells
     ]
     assert sorted(firsts) == sorted(name for name, cell in CELLS.items() if cell.wanted)

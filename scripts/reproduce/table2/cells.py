@@ -39,33 +39,35 @@ class Cell:
 CELLS: dict[str, Cell] = {
     cell.name: cell
     for cell in (
-        Cell("iid", 1, 10, 34, -4, wanted=True),
-        Cell("iid", 5, 10, 20, -4, wanted=True),
-        Cell("iid", 1, 50, 65, -2, wanted=True),
-        Cell("iid", 5, 50, 29, -2, wanted=True),
-        Cell("noniid", 1, 10, 350, -6, wanted=True),
-        Cell("noniid", 5, 10, 229, -8, wanted=True),
-        Cell("iid", 20, 10, 18, -4, wanted=True),
-        Cell("iid", 20, 50, 32, -4),
-        Cell("noniid", 1, 50, 600, -6),
-        Cell("iid", 5, 0, 179, -2),
-        Cell("iid", 1, 0, 626, -2),
-        Cell("iid", 20, 0, 234, -4),
-        Cell("noniid", 20, 10, 173, -8),
-        Cell("noniid", 1, 0, 483, -4),
-        Cell("noniid", 5, 50, 334, -6),
-        Cell("noniid", 5, 0, 1000, -4),
-        Cell("noniid", 20, 50, 426, -6),
-        Cell("noniid", 20, 0, 672, -4),
+        Cell("iid", 1, 10, 34, -8, wanted=True),
+        Cell("iid", 5, 10, 20, -8, wanted=True),
+        Cell("iid", 1, 50, 65, -4, wanted=True),
+        Cell("iid", 5, 50, 29, -4, wanted=True),
+        Cell("noniid", 1, 10, 350, -12, wanted=True),
+        Cell("noniid", 5, 10, 229, -16, wanted=True),
+        Cell("iid", 20, 10, 18, -8, wanted=True),
+        Cell("iid", 20, 50, 32, -8),
+        Cell("noniid", 1, 50, 600, -12),
+        Cell("iid", 5, 0, 179, -4),
+        Cell("iid", 1, 0, 626, -4),
+        Cell("iid", 20, 0, 234, -8),
+        Cell("noniid", 20, 10, 173, -16),
+        Cell("noniid", 1, 0, 483, -8),
+        Cell("noniid", 5, 50, 334, -12),
+        Cell("noniid", 5, 0, 1000, -8),
+        Cell("noniid", 20, 50, 426, -12),
+        Cell("noniid", 20, 0, 672, -8),
     )
 }
 
 
 def rate(place: int) -> float:
-    """The learning rate at a place of the grid, 10^(place/6): even places are 10^(1/3) apart, the paper's coarse
-    resolution, and all of them 10^(1/6), its fine one.
+    """The learning rate at a place of the grid, 10^(place/12).
+
+    Places 4 apart are 10^(1/3) apart and places 2 apart 10^(1/6), the paper's two resolutions. It does not say where
+    its grids lie: the places in between are those of another one.
     """
-    return float(f"{10 ** (place / 6):.3g}")
+    return float(f"{10 ** (place / 12):.3g}")
 
 
 def crossing(curve: Sequence[float], target: float = TARGET) -> float | None:

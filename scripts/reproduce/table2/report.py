@@ -1,13 +1,15 @@
 """The results: collected from the runs, as a table for people, and as one JSON object."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from scripts.reproduce.table2 import run, search, stages
 from scripts.reproduce.table2.cells import CELLS, CLIENTS, COHORT, TARGET, Cell, rate
 
 PAPER = "McMahan et al. 2017 (AISTATS), Table 2: CNN, MNIST, C = 0.1"
+RESOLUTIONS = {stages.COARSE: "10^(1/3)", stages.FINE: "10^(1/6)", stages.BETWEEN: "10^(1/12)"}
 WITHIN = 1.25  # of the paper's rounds, or fewer: what counts as reproduced
 
 Entry = dict[str, Any]
@@ -28,7 +30,7 @@ def collect(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
             "cohort": COHORT,
             "target": TARGET,
             "beginning": "weights as He et al. 2015, biases and the last layer 0",
-            "optimizer": "sgd, no momentum; one rate for all rounds, from the grid 10^(k/6)",
+            "optimizer": "sgd, no momentum; one rate for all rounds, of each seed the best of a grid 10^(k/12)",
             "test": "every round, all images unless more than "
             f"{100 * run.ENOUGH_ERRORS:g} % are wrong: then those seen until there, in random order",
         },
@@ -53,21 +55,14 @@ def figures(cells: Mapping[str, Entry]) -> dict[str, float | None]:
 
 def _entry(folder: Path, cell: Cell, seeds: Sequence[int], commits: set[str]) -> Entry:
     """One cell. `ours` is null until it is measured; `so_far` then says how far it is."""
-    table = stages.tried(folder, cell, seeds[0])
-    place = search.best(table)
-    shown = place if place is not None else max(table, key=lambda each: table[each].rounds, default=None)
-    states = {}
-    if shown is not None:
-        files = {seed: run.place_of(folder, cell, shown, seed) for seed in seeds}
-        states = {seed: run.load(file, curve_only=True) for seed, file in files.items() if file.exists()}
-        commits.update(state.commit for state in states.values())
+    tables = {seed: table for seed in seeds if (table := stages.tried(folder, cell, seed))}
+    places = {seed: _shown(table) for seed, table in tables.items()}
+    states = {seed: _state(folder, cell, place, seed) for seed, place in places.items()}
+    commits.update(state.commit for state in states.values())
     crossings = {seed: state.crossing for seed, state in states.items() if state.crossing is not None}
-    failed = [
-        seed
-        for seed, state in states.items()
-        if seed not in crossings and (state.diverged or len(state.curve) >= stages.limit(cell))
-    ]
-    ours = round(sum(crossings.values()) / len(crossings), 2) if crossings and not failed else None
+    failed = [seed for seed, state in states.items() if seed not in crossings and _given_up(cell, state)]
+    ours = round(mean(crossings.values()), 2) if crossings and not failed else None
+    first = tables.get(seeds[0], {})
     return {
         "partition": cell.partition,
         "epochs": cell.epochs,
@@ -75,24 +70,68 @@ def _entry(folder: Path, cell: Cell, seeds: Sequence[int], commits: set[str]) ->
         "paper": cell.rounds,
         "ours": ours,
         "ratio": round(ours / cell.rounds, 3) if ours is not None else None,
-        "learning_rate": rate(shown) if shown is not None else None,
-        "searched": _searched(cell, table),
+        "learning_rate": rate(places[seeds[0]]) if first else None,
+        "searched": _searched(stages.near(folder, cell, seeds[0]), tables.values()),
         "seeds": [*crossings],
         "crossings": [round(value, 2) for value in crossings.values()],
         "unfinished_seeds": {seed: _end(_tried(s)) for seed, s in states.items() if s.crossing is None},
-        "so_far": f"{_end(_tried(states[failed[0]]))} with seed {failed[0]}" if failed else _so_far(table),
-        "rates": {f"{rate(each):g}": _end(table[each]) for each in sorted(table)},
+        "so_far": f"{_end(_tried(states[failed[0]]))} with seed {failed[0]}" if failed else _so_far(first),
+        "rates": {
+            seed: {f"{rate(each):g}": _end(t[each]) for each in sorted(t)} for seed, t in tables.items()
+        },
+        "at_one_rate": _at_one_rate(tables),
+        "at_resolution": {name: _at_resolution(tables, step) for step, name in RESOLUTIONS.items()},
         "curve": [round(value, 4) for value in states[seeds[0]].curve] if seeds[0] in states else [],
     }
 
 
-def _searched(cell: Cell, table: search.Table) -> str:
-    """At which resolution of the grid both neighbours of the best rate are known to be worse."""
-    if search.best(table) is None:
-        return "not yet"
-    for step, name in ((stages.FINE, "10^(1/6)"), (stages.COARSE, "10^(1/3)")):
-        if search.next_place(cell, table, step) is None:
-            return name
+def _shown(table: search.Table) -> int:
+    """The best rate's place, or where none has crossed that of most rounds."""
+    place = search.best(table)
+    return max(table, key=lambda each: table[each].rounds) if place is None else place
+
+
+def _state(folder: Path, cell: Cell, place: int, seed: int) -> run.State:
+    return run.load(run.place_of(folder, cell, place, seed), curve_only=True)
+
+
+def _given_up(cell: Cell, state: run.State) -> bool:
+    return state.diverged or len(state.curve) >= stages.limit(cell)
+
+
+def _at_one_rate(tables: Mapping[int, search.Table]) -> Entry | None:
+    """The least mean over all seeds at one rate, of those at which all have crossed; None if there is none."""
+    rounds: list[tuple[float, int]] = []
+    for place in set[int]().union(*tables.values()):
+        ends = [table[place].crossing for table in tables.values() if place in table]
+        crossed = [end for end in ends if end is not None]
+        if len(crossed) == len(tables):
+            rounds.append((mean(crossed), place))
+    if not rounds:
+        return None
+    least, place = min(rounds)
+    return {"learning_rate": rate(place), "rounds": round(least, 2)}
+
+
+def _at_resolution(tables: Mapping[int, search.Table], step: int) -> float | None:
+    """The mean over seeds of each's best on the grid through 1 of this resolution; None where one has not crossed."""
+    bests = [search.best({place: t[place] for place in t if place % step == 0}) for t in tables.values()]
+    crossed = [
+        table[place].crossing
+        for table, place in zip(tables.values(), bests, strict=True)
+        if place is not None
+    ]
+    if not tables or len(crossed) < len(tables):
+        return None
+    return round(mean(value for value in crossed if value is not None), 2)
+
+
+def _searched(cell: Cell, tables: Collection[search.Table]) -> str:
+    """At which resolution of the grid both neighbours of each seed's best rate are known to be worse."""
+    if tables and all(search.best(table) is not None for table in tables):
+        for step, name in reversed(RESOLUTIONS.items()):
+            if all(search.next_place(cell, table, step) is None for table in tables):
+                return name
     return "not yet"
 
 

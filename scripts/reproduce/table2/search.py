@@ -40,7 +40,7 @@ def cap(cell: Cell, table: Table) -> int:
 
 
 def next_place(cell: Cell, table: Table, step: int) -> int | None:
-    """The next rate to run on the grid that is `step` sixths of a decade wide; None when the search is over.
+    """The next rate to run on the grid that is `step` twelfths of a decade wide; None when the search is over.
 
     First the cell's own, then the neighbours of the best, smaller rate first, until both are worse than it. While
     none has crossed: outwards from the first, and over after FAILURES of them.

@@ -1,29 +1,29 @@
 """In which order the table is filled: what shows most for its time comes first; every stage can be done again."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scripts.reproduce.table2 import run, search
 from scripts.reproduce.table2.cells import CELLS, Cell, rate
 
-PLACES = range(-24, 7)  # 10^-4 … 10^1
-COARSE, FINE = 2, 1  # sixths of a decade
+PLACES = range(-48, 13)  # 10^-4 … 10^1
+COARSE, FINE, BETWEEN = 4, 2, 1  # twelfths of a decade
 
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Cells, and how far they are taken: their first rate, all neighbours at `step`, the other seeds."""
+    """Cells, and how far they are taken: their first rate, or all neighbours at `step`; by the first seed, or `all`."""
 
     cells: Sequence[Cell]
     step: int | None = None
-    seeds: bool = False
+    all: bool = False
 
 
 def plan(names: Sequence[str]) -> list[Stage]:
-    """The stages for these cells, in this order: cheap first, the paper's fine grid and other seeds last."""
+    """The stages for these cells, in this order: cheap first, finer grids and other seeds last."""
     cells = [CELLS[name] for name in names]
     quick = [cell for cell in cells if cell.wanted and cell.partition == "iid" and cell.epochs < 20]
     slow = [cell for cell in cells if cell.wanted and cell not in quick]
@@ -34,9 +34,10 @@ def plan(names: Sequence[str]) -> list[Stage]:
         *(Stage([cell]) for cell in slow),
         *(Stage([cell], COARSE) for cell in slow),
         Stage(quick, FINE),
-        Stage(quick, seeds=True),
+        Stage(quick, FINE, all=True),
+        Stage(quick, BETWEEN, all=True),
         Stage(slow, FINE),
-        Stage(slow, seeds=True),
+        Stage(slow, FINE, all=True),
         *(Stage([cell], COARSE) for cell in rest),
     ]
 
@@ -57,10 +58,14 @@ def measure(
     """Fill the table; what is there already is not run again. `tell` hears of every run that ends."""
     for stage in stages:
         for cell in stage.cells:
-            if stage.seeds:
-                _other_seeds(world, folder, cell, seeds, tell)
-            else:
-                _search(world, folder, cell, stage.step, seeds[0], tell)
+            for seed in seeds if stage.all else seeds[:1]:
+                _search(world, folder, near(folder, cell, seeds[0]), stage.step, seed, tell)
+
+
+def near(folder: Path, cell: Cell, seed: int) -> Cell:
+    """The cell, whose search begins at the best rate of this seed, if there is one."""
+    place = search.best(tried(folder, cell, seed))
+    return cell if place is None else replace(cell, first=place)
 
 
 def _search(world: run.World, folder: Path, cell: Cell, step: int | None, seed: int, tell: Tell) -> None:
@@ -72,16 +77,6 @@ def _search(world: run.World, folder: Path, cell: Cell, step: int | None, seed: 
         if place is None or place not in PLACES:
             return
         _run(world, folder, cell, place, seed, search.cap(cell, table), tell)
-
-
-def _other_seeds(world: run.World, folder: Path, cell: Cell, seeds: Sequence[int], tell: Tell) -> None:
-    """The best rate of the first seed, once for each other, to the paper's rounds twice at most."""
-    place = search.best(tried(folder, cell, seeds[0]))
-    if place is None:
-        return
-    for seed in seeds[1:]:
-        if not tried(folder, cell, seed).get(place, search.Tried(None, 0)).settled(limit(cell)):
-            _run(world, folder, cell, place, seed, limit(cell), tell)
 
 
 def limit(cell: Cell) -> int:
