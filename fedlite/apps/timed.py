@@ -68,6 +68,7 @@ class Timed:
         if last is not None and "fleet" in last.metrics:
             fleet = last.metrics["fleet"]
             self.schedule.now = float(fleet["now"])
+            self.schedule.busy = {int(client): until for client, until in fleet.get("busy", {}).items()}
             self._update_bytes = {
                 int(budget): float(size) for budget, size in fleet.get("update_bytes", {}).items()
             }
@@ -110,7 +111,8 @@ class Timed:
             if len(outcome.counted) >= self.settings.quorum:
                 late = frozenset(outcome.late)
                 train = [client for client in asked if client in late or client not in dropped]
-                return Plan(train, late, dropped, {"fleet": row})
+                busy = {str(client): until for client, until in self.schedule.busy.items()}
+                return Plan(train, late, dropped, {"fleet": row | ({"busy": busy} if busy else {})})
         why = "; ".join(f"{count} times: {reason}" for reason, count in Counter(dropped.values()).items())
         raise QuorumError(
             f"round {round_num} was begun {MOST_ATTEMPTS} times; at last {len(outcome.counted)} of {len(asked)} "

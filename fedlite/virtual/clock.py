@@ -6,7 +6,7 @@ it can. Events carry their time, and the queue outlives a round: an asynchronous
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import NamedTuple
@@ -137,7 +137,8 @@ class Outcome:
     `counted` arrived in time, `late` arrive after the round ended, `failed` break off and `left` go away, in the round
     or after it, `absent` were not there when asked, `unfit` have too little memory. `spent` is what the round causes on
     all of them: who is late finishes for nothing, as on a real fleet; absent and unfit clients spend nothing.
-    `waited` are the seconds before `began` in which too few were there.
+    `waited` are the seconds before `began` in which too few were there; `busy` says until when those are at work who
+    still are when the round ends.
     """
 
     counted: tuple[int, ...]
@@ -150,6 +151,7 @@ class Outcome:
     seconds: float
     spent: Spent
     waited: float = 0.0
+    busy: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def ended(self) -> float:
@@ -212,4 +214,5 @@ def run_round(
         began=began,
         seconds=deadline if given_up else timeline.now,
         spent=sum(used, Spent()),
+        busy={event.client: began + event.time for event in timeline.rest()},
     )

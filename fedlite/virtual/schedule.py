@@ -5,7 +5,7 @@ Who counts is decided from sizes and rates before anybody trains, so that only u
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -29,18 +29,23 @@ CELLS = 200_000  # clients × times looked at together
 
 @dataclass
 class Schedule:
-    """A fleet on the virtual clock. `now` is in virtual seconds since the run began; set it when a run resumes."""
+    """A fleet on the virtual clock.
+
+    `now` is in virtual seconds since the run began, `busy` until when clients are at work that a round has left behind;
+    set both when a run resumes.
+    """
 
     devices: Fleet
     trace: Trace
     work: Workload
     now: float = 0.0
+    busy: dict[int, float] = field(default_factory=dict)
     _waited: float = 0.0
 
     def draw(
         self, clients: int, size: int, seed: int, round_num: int, *, quorum: int = 1, attempt: int = 0
     ) -> list[int]:
-        """`size` of `clients` clients that are there (fewer if there are no more), in the order drawn.
+        """`size` of `clients` clients that are there and not at work (fewer if there are no more), in the order drawn.
 
         Where all are there, these are those of `rounds.sample`. While fewer than `quorum` are there, `now` moves
         on. Another `attempt` ≥ 0 at a round draws others. QuorumError if it takes more than LONGEST_WAIT.
@@ -85,6 +90,9 @@ class Schedule:
         outcome = run_round(met, wanted=wanted, deadline=deadline, began=self.now)
         outcome = replace(outcome, waited=self._waited)
         self.now, self._waited = outcome.ended, 0.0
+        self.busy = {
+            client: until for client, until in {**self.busy, **outcome.busy}.items() if until > self.now
+        }
         return outcome
 
     def reasons(self, outcome: Outcome, asked: Sequence[int], samples: Sequence[int]) -> dict[int, str]:
@@ -102,6 +110,8 @@ class Schedule:
         found: list[int] = []
         for some in order:
             there = some[self.trace.available_many(some, self.now)]
+            if at_work := [client for client, until in self.busy.items() if until > self.now]:
+                there = there[~np.isin(there, at_work)]
             found += there[: size - len(found)].tolist()
             if len(found) == size:
                 break
@@ -109,11 +119,13 @@ class Schedule:
 
     def _until_there(self, clients: int, wanted: int) -> float:
         """Seconds until `wanted` clients are there at once, in whole steps."""
-        everyone = np.arange(clients)[:, np.newaxis]
+        everyone, free = np.arange(clients)[:, np.newaxis], np.full((clients, 1), -np.inf)
+        free[list(self.busy), 0] = list(self.busy.values())
         at_once = max(1, CELLS // clients)
         for first in range(1, round(LONGEST_WAIT / STEP) + 1, at_once):
             ahead = STEP * np.arange(first, first + at_once)
-            there = self.trace.available_many(everyone, self.now + ahead).sum(axis=0)
+            at = self.now + ahead
+            there = (self.trace.available_many(everyone, at) & (free <= at)).sum(axis=0)
             if (there >= wanted).any():
                 return float(ahead[(there >= wanted).argmax()])
         raise QuorumError(

@@ -87,6 +87,22 @@ def test_the_deadline_and_who_it_leaves_behind() -> None:
     assert reasons == {kind["slow"]: "was still at work when the round ended"}
 
 
+def test_who_is_left_behind_is_asked_again_once_it_is_done() -> None:
+    """A slow one works for 11.5 s, of which the round waits 5; others are drawn meanwhile, or waited for if too few."""
+    schedule = made("always", SLOW)
+    outcome = play(schedule, [0, 1], [100, 10], deadline=5.0)
+    assert (outcome.counted, outcome.late) == ((1,), (0,))
+    assert schedule.busy == {0: 11.5}
+    assert all(sorted(schedule.draw(3, 3, 0, number)) == [1, 2] for number in range(20))
+    assert schedule.now == 5.0
+    again = replace(schedule)
+    assert sorted(again.draw(3, 3, 0, 1, quorum=3)) == [0, 1, 2]
+    assert again.now == 5.0 + STEP
+    play(schedule, [1], [100])
+    assert (schedule.now, schedule.busy) == (16.5, {})
+    assert sorted(schedule.draw(3, 3, 0, 1)) == [0, 1, 2]
+
+
 def test_a_batch_that_does_not_fit_a_devices_memory_is_told() -> None:
     """A batch of 16 needs 100 + 15 · 10 MiB, all a small one has; a batch of 17 ten more."""
     schedule = made("always", SMALL)
