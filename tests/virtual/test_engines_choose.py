@@ -5,17 +5,19 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedlite.errors import SettingsError
 from fedlite.virtual import kernel
 from fedlite.virtual.engines import memory
-from fedlite.virtual.engines.base import Engine
+from fedlite.virtual.engines.base import Engine, samples_of
 from fedlite.virtual.engines.choose import Name, choose
 from fedlite.virtual.engines.compiled import Compiled
 from fedlite.virtual.engines.loop import Loop
 from fedlite.virtual.engines.memory import FORKED_BYTES, MIB, affordable, bytes_each
 from fedlite.virtual.engines.pool import Pool
+from fedlite.virtual.samples import Samples
 from tests.conformance.test_engines import EMPTY, share, work
 
 CLIENTS = [EMPTY, 0, 1, 2]
@@ -90,6 +92,16 @@ def test_what_the_kernel_does_not_know_is_measured_once(
 def test_other_settings_are_measured_anew(chosen: list[Engine], records: Path) -> None:
     for given in (work("linear", optimizer="adam"), work("linear", optimizer="adam", epochs=1)):
         chosen.append(choose(share, given, CLIENTS, workers=2))
+    assert len(list(records.glob("rates-*.json"))) == 2
+
+
+def test_larger_clients_are_measured_anew(chosen: list[Engine], records: Path) -> None:
+    def larger(client: int) -> Samples:
+        x, y, _ = samples_of(share, client)
+        return np.repeat(x, 4, axis=0), np.repeat(y, 4)
+
+    for each in (share, larger, share):
+        chosen.append(choose(each, work("linear", optimizer="adam"), CLIENTS, workers=2))
     assert len(list(records.glob("rates-*.json"))) == 2
 
 

@@ -26,21 +26,27 @@ class Rates:
     loop: float
 
 
-def measured(pool: Engine, workers: int, loop: Engine, work: Work, clients: Sequence[int]) -> Rates:
-    """By some of `clients`, each engine for about two seconds or two clients of each worker; recorded.
+def measured(
+    pool: Engine, workers: int, loop: Engine, work: Work, clients: Sequence[int], size: int
+) -> Rates:
+    """By some of `clients`, each engine for about two seconds or two clients of each worker; recorded
+    for clients of about `size` samples.
 
     The pool comes first: its workers are forked before torch computes here.
     """
     pooled = _rate(pool, work, clients, CLIENTS * workers)
     rates = Rates(pooled, _rate(loop, work, clients, CLIENTS))
     if rates.pool and rates.loop:
-        remembered.write(_place(work, workers), asdict(rates))
+        remembered.write(_place(work, workers, size), asdict(rates))
     return rates
 
 
-def recorded(work: Work, workers: int) -> Rates | None:
-    """Of this model, settings, machine and versions; None when there is none, or what is there is damaged."""
-    found = remembered.read(_place(work, workers), ("pool", "loop"))
+def recorded(work: Work, workers: int, size: int) -> Rates | None:
+    """Of this model, settings, samples to a power of two, machine and versions.
+
+    None when there is none, or what is there is damaged.
+    """
+    found = remembered.read(_place(work, workers, size), ("pool", "loop"))
     return Rates(**found) if found and math.isfinite(max(found.values())) else None
 
 
@@ -58,12 +64,13 @@ def _rate(engine: Engine, work: Work, clients: Sequence[int], count: int) -> flo
     return rate
 
 
-def _place(work: Work, workers: int) -> Path | None:
+def _place(work: Work, workers: int, size: int) -> Path | None:
     """Where the rates of this work on this machine are recorded; None where nothing can be."""
     machine = [platform.machine(), remembered.processor(), os.cpu_count(), workers]
+    samples = size.bit_length()
     versions = [version("torch"), version("numpy"), version("fedlite")]
     try:
         folder = cache_folder()
     except (OSError, SettingsError):
         return None
-    return remembered.place(folder, "rates", [work.model, asdict(work.settings), machine, versions])
+    return remembered.place(folder, "rates", [work.model, asdict(work.settings), samples, machine, versions])

@@ -13,6 +13,7 @@ from fedlite.virtual.engines.memory import FORKED_BYTES, affordable, bytes_each
 from fedlite.virtual.engines.names import Name
 from fedlite.virtual.engines.pool import Pool
 from fedlite.virtual.engines.ray_cluster import RayCluster
+from fedlite.virtual.samples import Taken
 from fedlite.virtual.workload import RUNTIME_BYTES
 
 _log = logging.getLogger("fedlite.simulation")
@@ -40,7 +41,8 @@ def choose(
     """
     if workers < 1:
         raise SettingsError(f"workers is {workers}; at least 1 is wanted")
-    why, alone = compiled.unable(work), _bytes_each(share, work, clients)
+    why, samples = compiled.unable(work), _first_with_samples(share, clients)
+    alone = bytes_each(work, samples) if samples is not None else 0
     fit = partial(affordable, max_bytes=max_bytes)
     match wanted:
         case "compiled" if why:
@@ -63,23 +65,30 @@ def choose(
             return RayCluster(make_share, here, address)
     if why is None:
         return Compiled(share, fit(workers, alone))
-    return _faster(share, work, clients, workers, alone, max_bytes)
+    size = len(samples.y) if samples is not None else 0
+    return _faster(share, work, clients, workers, alone, max_bytes, size)
 
 
-def _bytes_each(share: Share, work: Work, clients: Sequence[int]) -> int:
-    """By the first client that has samples; 0 when none has."""
+def _first_with_samples(share: Share, clients: Sequence[int]) -> Taken | None:
+    """The samples of the first client that has some; None when none has."""
     for client in clients:
         try:
-            return bytes_each(work, samples_of(share, client))
+            return samples_of(share, client)
         except FedliteError:  # its engine will say so
             continue
-    return 0
+    return None
 
 
 def _faster(
-    share: Share, work: Work, clients: Sequence[int], workers: int, alone: int, max_bytes: int | None
+    share: Share,
+    work: Work,
+    clients: Sequence[int],
+    workers: int,
+    alone: int,
+    max_bytes: int | None,
+    size: int,
 ) -> Engine:
-    """The loop or the pool, as measured now or before."""
+    """The loop or the pool, as measured now or before with clients of about `size` samples."""
     affordable(1, alone, max_bytes)
     if workers == 1 or pool.unable():
         return Loop(share)
@@ -88,9 +97,9 @@ def _faster(
     except SettingsError:  # for one client, but not for a worker beside us
         return Loop(share)
     made = Pool(share, workers)
-    rates, recorded = calibrate.recorded(work, workers), True
+    rates, recorded = calibrate.recorded(work, workers, size), True
     if rates is None:
-        rates, recorded = calibrate.measured(made, workers, Loop(share), work, clients), False
+        rates, recorded = calibrate.measured(made, workers, Loop(share), work, clients, size), False
     taken: Engine = made if rates.pool > rates.loop else Loop(share)
     if taken is not made:
         made.close()
