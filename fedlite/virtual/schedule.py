@@ -108,10 +108,10 @@ class Schedule:
 
     def _there(self, order: Iterator[NDArray[np.int64]], size: int) -> list[int]:
         found: list[int] = []
+        at_work = [client for client, until in self.busy.items() if until > self.now]
         for some in order:
             there = some[self.trace.available_many(some, self.now)]
-            if at_work := [client for client, until in self.busy.items() if until > self.now]:
-                there = there[~np.isin(there, at_work)]
+            there = there[~np.isin(there, at_work)] if at_work else there
             found += there[: size - len(found)].tolist()
             if len(found) == size:
                 break
