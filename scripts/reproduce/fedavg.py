@@ -9,14 +9,14 @@
 100 clients of 600 images, 10 drawn per round (C = 0.1); IID: shuffled; non-IID: sorted by label, 200 shards of 300,
 two to a client. A cell is E epochs and batches of B (inf: all 600; E = 1 is FedSGD). Its number is the round at which
 the test accuracy, made monotone, crosses 99 %, interpolated between rounds, at the best learning rate of a grid
-10^(1/3), then 10^(1/6) apart, then with those in between: a rate is run until it crosses or cannot beat the best so
-far, and its neighbours until both are worse. The paper's number is one run's, the best of its grid: ours is the mean of
-several seeds, each the best of its own. Kill it when you like: every run goes on from the cache where it was, and none
-is done twice.
+10^(1/3), then 10^(1/6) apart, then of another such grid, shifted by half of that: a rate is run until it crosses or
+cannot beat the best so far on its grid, and its neighbours until both are worse. The paper's number is one run's, the
+best of its grid: ours is the mean of several seeds, each the best of its own. Kill it when you like: every run goes on
+from the cache where it was, and none is done twice.
 
 Before the JSON object in the last line comes the table. `ours` is null where a cell has not been measured; `so_far`
-then says ">N" for N rounds without crossing. `searched` says on which grid both neighbours of each rate are worse,
-`at_resolution` what coarser ones give, `at_one_rate` the least mean where all seeds have the same rate.
+then says ">N" for N rounds without crossing. `searched` says down to which grid both neighbours of each rate are
+worse, `on_grid` what each gives alone, `at_one_rate` the least mean where all seeds have the same rate.
 """
 
 import argparse

@@ -196,12 +196,29 @@ def test_collected(tmp_path: Path) -> None:
     assert (done["ours"], done["ratio"], done["learning_rate"]) == (3.0, 0.15, 0.1)
     assert (done["crossings"], done["searched"]) == ([2.5, 3.5], "not yet")
     assert done["rates"] == {1: {"0.1": 2.5, "0.215": ">3"}, 2: {"0.1": 3.5}}
+    assert done["on_grid"] == {"10^(1/3)": 3.0, "10^(1/6)": 3.0, "10^(1/6) shifted": None}
     assert done["at_one_rate"] == {"learning_rate": 0.1, "rounds": 3.0}
     assert (begun["ours"], begun["so_far"]) == (None, ">2")
     assert (other["ours"], other["so_far"]) == (None, "not run")
     assert found["iid_e5_b10_rounds"] == 3.0
     assert found["worst_ratio_iid"] is None  # not all of them are measured
     assert found["commit"] == "abc"
+
+
+def test_a_seed_counts_with_its_best_rate_on_any_grid(tmp_path: Path) -> None:
+    """Of seed 1 the best is between; on the grid through 1, 3.5 was. Seed 2 has crossed on that alone."""
+    cell = CELLS["iid-e5-b10"]
+    runs = {(-12, 1): (0.97, 0.98, 0.98, 1.0), (-11, 1): (0.97, 1.0), (-12, 2): (0.97, 0.98, 1.0)}
+    for (place, seed), curve in runs.items():
+        run.save(run.place_of(tmp_path, cell, place, seed), run.State(curve))
+    found = report.collect(tmp_path, [1, 2])["cells"]["iid-e5-b10"]
+    assert found["crossings"] == [1.67, 2.5]  # two thirds of the way from .97 to 1
+    assert found["ours"] == pytest.approx((1 + 2 / 3 + 2.5) / 2, abs=0.005)
+    assert found["on_grid"] == {"10^(1/3)": 3.0, "10^(1/6)": 3.0, "10^(1/6) shifted": None}
+    assert found["at_one_rate"] == {"learning_rate": 0.1, "rounds": 3.0}
+    assert stages.near(tmp_path, cell, 1, search.SHIFTED).first == -11
+    assert stages.near(tmp_path, cell, 2, search.SHIFTED).first == -11  # beside 0.1
+    assert stages.near(tmp_path, cell, 1, search.FINE).first == -12
 
 
 @pytest.mark.parametrize(
@@ -257,7 +274,7 @@ def test_every_wanted_cell_is_planned_once_at_first() -> None:
     firsts = [
         cell.name
         for stage in stages.plan([*CELLS])
-        if stage.step is None and not stage.all
+        if stage.grid is None and not stage.all
         for cell in stage.cells
     ]
     assert sorted(firsts) == sorted(name for name, cell in CELLS.items() if cell.wanted)

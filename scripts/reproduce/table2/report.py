@@ -1,6 +1,6 @@
 """The results: collected from the runs, as a table for people, and as one JSON object."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -9,7 +9,7 @@ from scripts.reproduce.table2 import run, search, stages
 from scripts.reproduce.table2.cells import CELLS, CLIENTS, COHORT, TARGET, Cell, rate
 
 PAPER = "McMahan et al. 2017 (AISTATS), Table 2: CNN, MNIST, C = 0.1"
-RESOLUTIONS = {stages.COARSE: "10^(1/3)", stages.FINE: "10^(1/6)", stages.BETWEEN: "10^(1/12)"}
+GRIDS = (search.COARSE, search.FINE, search.SHIFTED)
 WITHIN = 1.25  # of the paper's rounds, or fewer: what counts as reproduced
 
 Entry = dict[str, Any]
@@ -30,7 +30,7 @@ def collect(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
             "cohort": COHORT,
             "target": TARGET,
             "beginning": "weights as He et al. 2015, biases and the last layer 0",
-            "optimizer": "sgd, no momentum; one rate for all rounds, of each seed the best of a grid 10^(k/12)",
+            "optimizer": "sgd, no momentum; one rate for all rounds, of each seed the best of two grids 10^(1/6) apart",
             "test": "every round, all images unless more than "
             f"{100 * run.ENOUGH_ERRORS:g} % are wrong: then those seen until there, in random order",
         },
@@ -71,7 +71,7 @@ def _entry(folder: Path, cell: Cell, seeds: Sequence[int], commits: set[str]) ->
         "ours": ours,
         "ratio": round(ours / cell.rounds, 3) if ours is not None else None,
         "learning_rate": rate(places[seeds[0]]) if first else None,
-        "searched": _searched(stages.near(folder, cell, seeds[0]), tables.values()),
+        "searched": _searched(cell, tables.values()),
         "seeds": [*crossings],
         "crossings": [round(value, 2) for value in crossings.values()],
         "unfinished_seeds": {seed: _end(_tried(s)) for seed, s in states.items() if s.crossing is None},
@@ -80,7 +80,7 @@ def _entry(folder: Path, cell: Cell, seeds: Sequence[int], commits: set[str]) ->
             seed: {f"{rate(each):g}": _end(t[each]) for each in sorted(t)} for seed, t in tables.items()
         },
         "at_one_rate": _at_one_rate(tables),
-        "at_resolution": {name: _at_resolution(tables, step) for step, name in RESOLUTIONS.items()},
+        "on_grid": {grid.name: _mean_of_bests(map(grid.strictly, tables.values())) for grid in GRIDS},
         "curve": [round(value, 4) for value in states[seeds[0]].curve] if seeds[0] in states else [],
     }
 
@@ -113,26 +113,25 @@ def _at_one_rate(tables: Mapping[int, search.Table]) -> Entry | None:
     return {"learning_rate": rate(place), "rounds": round(least, 2)}
 
 
-def _at_resolution(tables: Mapping[int, search.Table], step: int) -> float | None:
-    """The mean over seeds of each's best on the grid through 1 of this resolution; None where one has not crossed."""
-    bests = [search.best({place: t[place] for place in t if place % step == 0}) for t in tables.values()]
-    crossed = [
-        table[place].crossing
-        for table, place in zip(tables.values(), bests, strict=True)
-        if place is not None
-    ]
-    if not tables or len(crossed) < len(tables):
-        return None
-    return round(mean(value for value in crossed if value is not None), 2)
+def _mean_of_bests(tables: Iterable[search.Table]) -> float | None:
+    """The mean over seeds of each one's best; None where there is none, or one has not crossed."""
+    bests = [(search.best(table), table) for table in tables]
+    crossed = [table[place].crossing for place, table in bests if place is not None]
+    rounds = [value for value in crossed if value is not None]
+    return round(mean(rounds), 2) if rounds and len(rounds) == len(bests) else None
 
 
 def _searched(cell: Cell, tables: Collection[search.Table]) -> str:
-    """At which resolution of the grid both neighbours of each seed's best rate are known to be worse."""
-    if tables and all(search.best(table) is not None for table in tables):
-        for step, name in reversed(RESOLUTIONS.items()):
-            if all(search.next_place(cell, table, step) is None for table in tables):
-                return name
-    return "not yet"
+    """The last grid on which, as on those before, both neighbours of each seed's best rate are known to be worse."""
+    name = "not yet"
+    for grid in GRIDS:
+        own = [grid.own(table) for table in tables]
+        if not own or any(search.best(table) is None for table in own):
+            break
+        if any(search.next_place(cell, table, grid.step) is not None for table in own):
+            break
+        name = grid.name
+    return name
 
 
 def _so_far(table: search.Table) -> str | None:
@@ -158,7 +157,7 @@ def lines(results: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"rounds to {100 * TARGET:g} % test accuracy; ratio = ours / paper; at most {WITHIN} wanted where marked *"
     )
-    yield f"{'cell':<18}{'E':>4}{'B':>5}{'paper':>8}{'ours':>9}{'ratio':>8}{'rate':>9}  {'grid':<10}seeds"
+    yield f"{'cell':<18}{'E':>4}{'B':>5}{'paper':>8}{'ours':>9}{'ratio':>8}{'rate':>9}  {'grid':<17}seeds"
     for name, each in results["cells"].items():
         ours = f"{each['ours']:.1f}" if each["ours"] is not None else (each["so_far"] or "")
         ratio = f"{each['ratio']:.2f}" if each["ratio"] is not None else "-"
@@ -166,7 +165,7 @@ def lines(results: Mapping[str, Any]) -> Iterator[str]:
         marked = f"{name}{' *' if name in CELLS and CELLS[name].wanted else ''}"
         yield (
             f"{marked:<18}{each['epochs']:>4}{each['batch_size']:>5}{each['paper']:>8}{ours:>9}{ratio:>8}"
-            f"{chosen:>9}  {each['searched']:<10}{_seeds(each)}"
+            f"{chosen:>9}  {each['searched']:<17}{_seeds(each)}"
         )
 
 

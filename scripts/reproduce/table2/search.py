@@ -26,6 +26,26 @@ class Tried:
 Table = Mapping[int, Tried]  # place → what it gave
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Learning rates `step` twelfths of a decade apart, of which 10^(offset/12) is one; offset is 0 or 1."""
+
+    name: str
+    step: int
+    offset: int = 0
+
+    def own(self, table: Table) -> dict[int, Tried]:
+        """The rates tried by which this grid's search goes: it may have begun at a place of a finer one."""
+        return {place: found for place, found in table.items() if place % 2 == self.offset}
+
+    def strictly(self, table: Table) -> dict[int, Tried]:
+        """Those at its own places."""
+        return {place: found for place, found in table.items() if (place - self.offset) % self.step == 0}
+
+
+COARSE, FINE, SHIFTED = Grid("10^(1/3)", 4), Grid("10^(1/6)", 2), Grid("10^(1/6) shifted", 2, 1)
+
+
 def best(table: Table) -> int | None:
     """The place with the earliest crossing; None if there is none."""
     crossed = [(found.crossing, place) for place, found in table.items() if found.crossing is not None]

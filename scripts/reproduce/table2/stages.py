@@ -8,17 +8,16 @@ from scripts.reproduce.table2 import run, search
 from scripts.reproduce.table2.cells import CELLS, Cell, rate
 
 PLACES = range(-48, 13)  # 10^-4 … 10^1
-COARSE, FINE, BETWEEN = 4, 2, 1  # twelfths of a decade
 
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Cells, and how far they are taken: their first rate, or all neighbours at `step`; by the first seed, or `all`."""
+    """Cells, and how far they are taken: their first rate, or all neighbours on a grid; by the first seed, or `all`."""
 
     cells: Sequence[Cell]
-    step: int | None = None
+    grid: search.Grid | None = None
     all: bool = False
 
 
@@ -30,15 +29,13 @@ def plan(names: Sequence[str]) -> list[Stage]:
     rest = [cell for cell in cells if not cell.wanted]
     return [
         Stage(quick),
-        Stage(quick, COARSE),
+        Stage(quick, search.COARSE),
         *(Stage([cell]) for cell in slow),
-        *(Stage([cell], COARSE) for cell in slow),
-        Stage(quick, FINE),
-        Stage(quick, FINE, all=True),
-        Stage(quick, BETWEEN, all=True),
-        Stage(slow, FINE),
-        Stage(slow, FINE, all=True),
-        *(Stage([cell], COARSE) for cell in rest),
+        *(Stage([cell], search.COARSE) for cell in slow),
+        Stage(quick, search.FINE, all=True),
+        Stage(quick, search.SHIFTED, all=True),
+        Stage(slow, search.FINE, all=True),
+        *(Stage([cell], search.COARSE) for cell in rest),
     ]
 
 
@@ -59,21 +56,27 @@ def measure(
     for stage in stages:
         for cell in stage.cells:
             for seed in seeds if stage.all else seeds[:1]:
-                _search(world, folder, near(folder, cell, seeds[0]), stage.step, seed, tell)
+                _search(world, folder, near(folder, cell, seeds[0], stage.grid), stage.grid, seed, tell)
 
 
-def near(folder: Path, cell: Cell, seed: int) -> Cell:
-    """The cell, whose search begins at the best rate of this seed, if there is one."""
-    place = search.best(tried(folder, cell, seed))
+def near(folder: Path, cell: Cell, seed: int, grid: search.Grid | None) -> Cell:
+    """The cell, whose search on the grid begins beside the best rate of this seed, if there is one."""
+    table = tried(folder, cell, seed)
+    place = search.best(grid.own(table) if grid else table)
+    if place is None and grid is not None:
+        place = (search.best(table) or cell.first) + grid.offset
     return cell if place is None else replace(cell, first=place)
 
 
-def _search(world: run.World, folder: Path, cell: Cell, step: int | None, seed: int, tell: Tell) -> None:
+def _search(
+    world: run.World, folder: Path, cell: Cell, grid: search.Grid | None, seed: int, tell: Tell
+) -> None:
     while True:
-        table = tried(folder, cell, seed)
-        if step is None and any(found.settled(search.cap(cell, table)) for found in table.values()):
+        table: search.Table = tried(folder, cell, seed)
+        if grid is None and any(found.settled(search.cap(cell, table)) for found in table.values()):
             return
-        place = search.next_place(cell, table, step or COARSE)
+        table = grid.own(table) if grid else table
+        place = search.next_place(cell, table, grid.step if grid else search.COARSE.step)
         if place is None or place not in PLACES:
             return
         _run(world, folder, cell, place, seed, search.cap(cell, table), tell)
