@@ -41,13 +41,13 @@ class SettingsError(FedliteError):
 class DataError(SettingsError):
     """The data are missing, empty, or not of the form their kind has."""
 
-    remedy = "check --data and --data-dir"
+    remedy = "check what --data or --dataset names, and --data-dir"
 
 
 class StateError(SettingsError):
     """The state directory does not fit this program, version or run."""
 
-    remedy = "restore it from a backup, or use another --state-dir to begin anew"
+    remedy = "restore it from a backup, or use another --state-dir or --run-dir to begin anew"
 
 
 class RetryError(FedliteError):

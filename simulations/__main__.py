@@ -65,7 +65,9 @@ def body(argv: Sequence[str], stop: Event) -> int:
         return OK
     from simulations.run import simulate
 
-    _, folder = simulate(config, stop)
+    model, folder = simulate(config, stop)
+    if stop.is_set() and model.round_num < config.rounds:
+        print(f"stopped after round {model.round_num} of {config.rounds}; the same command goes on")
     print(f"results: {folder}/report.html")
     return OK
 

@@ -5,7 +5,7 @@ import logging
 import random
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -18,6 +18,7 @@ from fedlite.flower import SERVER_NODE_ID, ClientApp, Context, Message, RecordDi
 from fedlite.virtual.grid import VirtualGrid
 
 KNOWS = {"app", "clients", "workers", "seed"}  # the settings that an app's run has
+MOST_LOOKS = 20  # for nodes, one after another: Flower's strategies look every second while too few are there
 Values = dict[str, bool | float | int | str]
 
 
@@ -46,18 +47,44 @@ def run_app(path: Path, *, clients: int, workers: int, seed: int, stop: Event) -
                 raise KeyboardInterrupt  # which neither the grid nor an app takes for a client's failure
             return cast(Message, client_app(message, context))
 
-        with VirtualGrid(
+        fleet = _Stoppable(
             cast(ClientApp, stoppable),
             clients,
             node_config=node_config,
             run_config=run_config,
             workers=workers,
-        ) as grid:
+        )
+        fleet.stop = stop
+        with fleet as grid:
             try:
                 server_app(grid, Context(grid.run.run_id, SERVER_NODE_ID, {}, RecordDict(), run_config))
             except KeyboardInterrupt:
                 return False
     return True
+
+
+class _Stoppable(VirtualGrid):
+    """A grid that ends an app which only waits: when it is told to, or when the app waits for nodes that never come."""
+
+    stop: Event
+    _looks = 0  # at who is there, since the last message
+
+    def get_node_ids(self) -> Iterable[int]:
+        """See VirtualGrid. SettingsError when nothing else is done."""
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+        self._looks += 1
+        if self._looks > MOST_LOOKS:
+            raise SettingsError(
+                f"the app looked {MOST_LOOKS} times for nodes; there are {len(self._node_ids)}, and no more will come",
+                remedy="give more --clients, or let the app wait for fewer",
+            )
+        return super().get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """See VirtualGrid."""
+        self._looks = 0
+        return super().push_messages(messages)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -84,7 +111,7 @@ def _load(tool: Mapping[str, Any], which: str, kind: type, path: Path) -> Any:
     module, _, attribute = reference.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except (ImportError, SyntaxError, AttributeError, TypeError, ValueError) as error:
         raise SettingsError(f"cannot load the {which} {reference!r} of {path}: {error}") from error
     if not isinstance(found, kind):
         raise SettingsError(f"{reference!r} of {path} is a {type(found).__name__}, a {kind.__name__} wanted")

@@ -94,7 +94,7 @@ def _evaluate_of(config: Config) -> Evaluate | None:
     def evaluate(
         model: nn.Module, params: Params, x: NDArray[Any], y: NDArray[Any], *, bits: int
     ) -> Mapping[str, float]:
-        if kernel.supports_evaluation(model) is None:
+        if kernel.supports_evaluation(model, bits) is None:
             return kernel.evaluate(model, params, x, y, bits=bits, threads=config.cores)
         return train.evaluate(model, params, x, y, bits=bits)
 

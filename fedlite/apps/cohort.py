@@ -20,6 +20,7 @@ from fedlite.rounds import Model
 from fedlite.types import Result
 
 DEPARTED_SECONDS = 15.0  # how long a round that has its quorum waits for a client whose connection is gone
+NAMED = 10  # clients of one reason that an error names
 TOO_LATE = "was not among the first to answer"
 _LOOK_SECONDS = 0.5  # between looks at who has departed, was revoked, or whether to stop
 _POLL_SECONDS = 0.05  # on grids that cannot be waited on
@@ -68,9 +69,22 @@ class Courier:
 
 def check_quorum(tally: Tally, asked: int, quorum: int) -> None:
     """QuorumError, with every client's reason, unless enough count."""
-    if tally.count < quorum:
-        why = "; ".join(f"{name}: {reason}" for name, reason in tally.dropped.items())
-        raise QuorumError(f"{tally.count} of {asked} clients answered, {quorum} wanted. {why}".strip())
+    if tally.count >= quorum:
+        return
+    named = dict[str, list[str]]()
+    for name, reason in tally.dropped.items():
+        named.setdefault(reason, []).append(name)
+    why = "; ".join(f"{_few(names)}: {reason}" for reason, names in named.items())
+    raise QuorumError(
+        f"{tally.count} of {asked} clients answered, {quorum} wanted. {why}".strip(),
+        remedy="lower --learning-rate" if named and all("diverged" in reason for reason in named) else None,
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    """All of them, or the first and how many more there are."""
+    shown = ", ".join(sorted(names, key=lambda name: (len(name), name))[:NAMED])
+    return f"{shown} and {len(names) - NAMED} more" if len(names) > NAMED else shown
 
 
 def here_now(grid: Grid) -> Collection[int]:

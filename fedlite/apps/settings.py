@@ -47,7 +47,7 @@ class JobSettings(StudentSettings):
     clip_norm: float = option(0.0, "clip local gradients to this L2 norm; 0 is off")
     student: Path | None = option(
         None,
-        "how the model is made small: a TOML file of the options start to temperature below",
+        "how the model is made small: a TOML file of the options start to temperature",
         metavar="RECIPE.toml",
         sets=StudentSettings,
     )

@@ -58,8 +58,13 @@ def stock_rule(spec: str, seed: int) -> "StockRule":
     known = stock_strategies()
     if name not in SUPPORTED or name not in known:
         raise SettingsError(f"there is no flwr:{name} here; there are {', '.join(SUPPORTED)}")
-    accepted = set(inspect.signature(known[name]).parameters)
-    free = sorted(option for option in accepted if not option.startswith(_OURS))
+    parameters = inspect.signature(known[name]).parameters
+    accepted = set(parameters)
+    free = sorted(
+        option
+        for option, each in parameters.items()
+        if not option.startswith(_OURS) and each.annotation in (int, float, "int", "float")
+    )
     if odd := set(options) - set(free):
         raise SettingsError(
             f"flwr:{name} takes no {sorted(odd)}; it takes {', '.join(free)}",

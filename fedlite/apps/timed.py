@@ -116,7 +116,8 @@ class Timed:
         why = "; ".join(f"{count} times: {reason}" for reason, count in Counter(dropped.values()).items())
         raise QuorumError(
             f"round {round_num} was begun {MOST_ATTEMPTS} times; at last {len(outcome.counted)} of {len(asked)} "
-            f"clients were done in time, {self.settings.quorum} wanted. {why}"
+            f"clients were done in time, {self.settings.quorum} wanted. {why}",
+            remedy="lower --quorum, raise --deadline-seconds, or make the --availability milder",
         )
 
     def _expected(self, client: int, limit: int) -> int:

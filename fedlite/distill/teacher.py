@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlite.compress import quantize
+from fedlite.errors import DataError
 from fedlite.models.bridge import load_params
 from fedlite.models.registry import ModelSpec, build
 from fedlite.models.saved import load_model
@@ -34,8 +35,17 @@ class Teacher:
         return made.hexdigest()
 
     def logits(self, x: NDArray[Any], batch_size: int = 512) -> Array:
-        """Of examples (n, *input shape): (n, classes). UpdateError if params and spec disagree."""
-        return teacher_logits(self.spec, self.params, x, self.bits, batch_size)
+        """Of examples (n, *input shape): (n, classes).
+
+        UpdateError if params and spec disagree, DataError for examples of another shape.
+        """
+        try:
+            return teacher_logits(self.spec, self.params, x, self.bits, batch_size)
+        except DataError as error:
+            raise DataError(
+                f"the teacher, a {self.spec.name}, takes no examples of shape {x.shape[1:]} {x.dtype}",
+                remedy="give one that was made for these data",
+            ) from error
 
     def network(self) -> nn.Module:
         """A module in evaluation mode with the teacher's values, the caller's own; nothing in it learns."""

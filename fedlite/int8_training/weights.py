@@ -41,7 +41,9 @@ class Weight:
 
 def to_integers(value: Array, mask: NDArray[np.bool_] | None = None) -> Weight:
     """The weight of a layer, (channels, …) float32, to the nearest steps; 0 where it is pruned."""
-    rows = torch.from_numpy(value.reshape(len(value), -1))
+    rows = torch.from_numpy(
+        np.require(value.reshape(len(value), -1), requirements="W")
+    )  # torch warns of others
     live = None if mask is None else torch.from_numpy(mask.reshape(len(value), -1))
     weight = Weight(torch.empty(rows.shape, dtype=torch.int8), torch.empty(len(rows)))
     for part in weight.portions():

@@ -135,7 +135,7 @@ class Database:
             raise StorageError(f"cannot write {self.path}: {error}", remedy=remedy) from error
 
 
-RESTORE = "restore it from a backup, or use another --state-dir"
+RESTORE = "restore it from a backup, or use another --state-dir or --run-dir"
 
 
 def checksum(name: str, value: bytes) -> int:

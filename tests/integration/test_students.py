@@ -133,7 +133,7 @@ def test_a_device_without_the_teacher_does_not_take_part(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of("taught", teacher)
-    monkeypatch.setattr("tests.integration.test_cohort.open_teacher", lambda path: None)
+    monkeypatch.setattr("tests.integration.federation.open_teacher", lambda path: None)
     with pytest.raises(QuorumError):
         by_messages(settings, tmp_path / "messages")
 

@@ -110,6 +110,15 @@ def test_a_budget_that_cannot_be_is_refused_before_a_round(
         simulate(replace(config, **changed), Event())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_bits_that_the_kernel_does_not_know_are_tested_by_torch(
+    config: Config, tmp_path: Path, bits: int
+) -> None:
+    _, rows = run(replace(config, devices="", availability="always", bits=bits), tmp_path / "a")
+    assert all(row["engine"].startswith("torch") for row in rows)
+    assert all(0 < row["accuracy"] < 1 for row in rows)
+
+
 def test_an_address_is_for_ray(config: Config) -> None:
     with pytest.raises(SettingsError, match="add --engine ray"):
         simulate(replace(config, address="somewhere:6379"), Event())

@@ -3,8 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 
 import pytest
+
+from simulations.foreign import run_app
 
 PYPROJECT = """
 [project]
@@ -82,6 +85,32 @@ def test_a_stock_app_runs_and_a_failing_client_does_not_end_it(tmp_path: Path) -
         assert done.returncode == 0, done.stderr
         outputs.append((path / "out.npy").read_bytes())
     assert outputs[0] == outputs[1], "the same seed, the same bytes"
+
+
+def waiting_app(path: Path) -> Path:
+    """Its server wants more nodes than there are."""
+    app = make_app(path)
+    (app / "stranger" / "server_app.py").write_text(
+        "from flwr.serverapp import ServerApp\n"
+        "app = ServerApp()\n"
+        "@app.main()\n"
+        "def main(grid, context):\n"
+        "    while len(list(grid.get_node_ids())) < 9:\n"
+        "        pass\n"
+    )
+    return app
+
+
+def test_an_app_that_waits_for_more_nodes_than_there_are_is_told_so(tmp_path: Path) -> None:
+    done = simulate(waiting_app(tmp_path / "app"), "--clients", "3")
+    assert done.returncode == 2
+    assert "looked 20 times for nodes; there are 3, and no more will come (give more --clients" in done.stderr
+
+
+def test_an_app_that_waits_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    stop = Event()
+    stop.set()
+    assert run_app(waiting_app(tmp_path / "app"), clients=3, workers=1, seed=0, stop=stop) is False
 
 
 @pytest.mark.parametrize("damage", ["missing", "no components", "wrong object", "no module"])

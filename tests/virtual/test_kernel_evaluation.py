@@ -86,6 +86,7 @@ def test_what_it_cannot_test_and_what_does_not_fit_is_refused() -> None:
         kernel.evaluate(odd, {}, torch.zeros(1, 4).numpy(), np.zeros(1, np.int64))
     model, params = trained("mlp", 32)
     assert kernel.supports_evaluation(model) is None
+    assert kernel.supports_evaluation(model, 4) == "weights have 4 bits"
     x, y = examples("mlp")
     for data in [(x[:0], y[:0]), (x, y[1:]), (x[:, :1], y), (x.astype(np.float64), y), (x, y + 10)]:
         with pytest.raises(DataError):

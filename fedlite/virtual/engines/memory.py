@@ -34,8 +34,8 @@ def affordable(workers: int, each: int, max_bytes: int | None = None) -> int:
     room = free if max_bytes is None else min(free, max_bytes)
     if room < each:
         raise SettingsError(
-            f"training one client takes about {-(-each // MIB)} MiB of memory, {room // MIB} MiB may be used",
-            remedy="take a smaller batch or model, or allow more memory",
+            f"training one client takes about {-(-each // MIB)} MiB of memory, {room / MIB:.3g} MiB may be used",
+            remedy="take a smaller batch or model, or allow more memory with --memory-gb",
         )
     return max(1, min(workers, room // max(1, each)))
 

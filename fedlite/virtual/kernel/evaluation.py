@@ -31,9 +31,9 @@ class _Test(ctypes.Structure):
     )
 
 
-def supports_evaluation(model: nn.Module) -> str | None:
-    """None when `evaluate` knows this model; otherwise what it does not know, in a few words."""
-    return planning.reason(model)
+def supports_evaluation(model: nn.Module, bits: int = 32) -> str | None:
+    """None when `evaluate` knows this model at `bits`; otherwise what it does not know, in a few words."""
+    return planning.reason(model) if bits in planning.BITS else f"weights have {bits} bits"
 
 
 def evaluate(
@@ -51,7 +51,7 @@ def evaluate(
     The result's bytes do not depend on `threads` (≥ 1; all cores by default). Raises as `local_train`, and
     SettingsError where `supports_evaluation` or `available` say so.
     """
-    if reason := supports_evaluation(model):
+    if reason := supports_evaluation(model, bits):
         raise SettingsError(f"the compiled kernel cannot test this: {reason}", remedy="test with torch")
     plan = planning.plan(model, params, x.shape[1:], bits)
     data = checked((x, y), x.shape[1:], plan.classes)
