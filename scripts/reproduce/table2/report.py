@@ -122,16 +122,16 @@ def _mean_of_bests(tables: Iterable[search.Table]) -> float | None:
 
 
 def _searched(cell: Cell, tables: Collection[search.Table]) -> str:
-    """The last grid on which, as on those before, both neighbours of each seed's best rate are known to be worse."""
-    name = "not yet"
-    for grid in GRIDS:
-        own = [grid.own(table) for table in tables]
-        if not own or any(search.best(table) is None for table in own):
-            break
-        if any(search.next_place(cell, table, grid.step) is not None for table in own):
-            break
-        name = grid.name
-    return name
+    """Down to which grid both neighbours of each seed's best rate are known to be worse."""
+    for grids in ((search.FINE, search.SHIFTED), (search.FINE,), (search.COARSE,)):
+        if tables and all(_is_searched(cell, grid, table) for grid in grids for table in tables):
+            return grids[-1].name
+    return "not yet"
+
+
+def _is_searched(cell: Cell, grid: search.Grid, table: search.Table) -> bool:
+    own = grid.own(table)
+    return search.best(own) is not None and search.next_place(cell, own, grid.step) is None
 
 
 def _so_far(table: search.Table) -> str | None:
