@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "ahead.hpp"
 #include "descent.hpp"
 #include "job.hpp"
 #include "network.hpp"
@@ -43,6 +44,8 @@ public:
             if (job_.seeds) shuffle(job_.seeds[client * job_.settings.epochs + epoch], order_.data(), count);
             for (long begin = 0; begin < count; begin += job_.settings.batch_size) {
                 const long batch = std::min<long>(job_.settings.batch_size, count - begin);
+                const long next = std::min<long>(job_.settings.batch_size, count - begin - batch);
+                ahead_.plan(job_.x[client], order_.data() + begin + batch, next, network_.example_size());
                 score += step(client, order_.data() + begin, batch);
             }
             job_.loss[client] = score.loss / count;
@@ -56,6 +59,7 @@ private:
     Descent descent_;
     const long part_;
     Network network_;
+    Ahead ahead_;
     std::vector<std::pair<long, long>> spans_;
     Floats weights_, spare_;
     std::vector<int64_t> labels_, order_;
@@ -78,6 +82,7 @@ private:
                       job_.settings.distill_alpha, job_.settings.temperature, spare_.data(), network_.gradient());
             network_.backward(begin + part == batch, [&](long at, const float* gradient, long count) {
                 descent_.learn(at, gradient, count);
+                ahead_.ask();
             });
         }
         descent_.finish(spans_);
