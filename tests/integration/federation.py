@@ -97,8 +97,8 @@ class Fleetlet:
         self.fleet = Fleet(self.path / "fleet.db")
         self.names: dict[str, Identity] = {}
 
-    def enrol(self, name: str) -> tuple[Identity, ClientCredentials]:
-        identity, key = Identity.generate(), make_device_key()
+    def enrol(self, name: str, identity: Identity | None = None) -> tuple[Identity, ClientCredentials]:
+        identity, key = identity or Identity.generate(), make_device_key()
         client_id = identity.public.client_id
         certificate = issue_client_certificate(self.authority, make_csr(key, client_id), client_id)
         secret = name.encode().ljust(32, b"\0")
@@ -153,9 +153,10 @@ def over_the_link(
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger.open(path / "ledger.db", settings.identity()))
         stack.callback(server.stop)
-        enrolled = [fleetlet.enrol(f"device-{index}") for index in range(len(data))]
-        enrolled.sort(key=lambda each: each[0].public.client_id)  # a round's sums are in this order
-        for index, (share, (identity, credentials)) in enumerate(zip(data, enrolled, strict=True)):
+        identities = [Identity.generate() for _ in data]
+        identities.sort(key=lambda each: each.public.client_id)  # a round's sums are in this order
+        for index, (share, identity) in enumerate(zip(data, identities, strict=True)):
+            _, credentials = fleetlet.enrol(f"device-{index}", identity)
             device = Device(
                 client_id=name_of(index),
                 source=Fixed(share.x, share.y),
