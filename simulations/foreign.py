@@ -47,15 +47,14 @@ def run_app(path: Path, *, clients: int, workers: int, seed: int, stop: Event) -
                 raise KeyboardInterrupt  # which neither the grid nor an app takes for a client's failure
             return cast(Message, client_app(message, context))
 
-        fleet = _Stoppable(
+        with _Stoppable(
             cast(ClientApp, stoppable),
             clients,
+            stop=stop,
             node_config=node_config,
             run_config=run_config,
             workers=workers,
-        )
-        fleet.stop = stop
-        with fleet as grid:
+        ) as grid:
             try:
                 server_app(grid, Context(grid.run.run_id, SERVER_NODE_ID, {}, RecordDict(), run_config))
             except KeyboardInterrupt:
@@ -66,12 +65,13 @@ def run_app(path: Path, *, clients: int, workers: int, seed: int, stop: Event) -
 class _Stoppable(VirtualGrid):
     """A grid that ends an app which only waits: when it is told to, or when the app waits for nodes that never come."""
 
-    stop: Event
-    _looks = 0  # at who is there, since the last message
+    def __init__(self, *given: Any, stop: Event, **options: Any) -> None:
+        self._stop, self._looks = stop, 0  # looks at who is there, since the last message
+        super().__init__(*given, **options)
 
     def get_node_ids(self) -> Iterable[int]:
         """See VirtualGrid. SettingsError when nothing else is done."""
-        if self.stop.is_set():
+        if self._stop.is_set():
             raise KeyboardInterrupt
         self._looks += 1
         if self._looks > MOST_LOOKS:
