@@ -22,7 +22,7 @@ from fedlite.compress.presets import codec_by_name
 from fedlite.downlink import NOTHING_HELD
 from fedlite.ledger.store import Ledger
 from fedlite.rounds import Model
-from fedlite.seeds import derive
+from fedlite.seeds import derive_each
 from fedlite.tensors import LARGEST
 from fedlite.types import Array, Result
 from fedlite.uplink import FRESH_ROUNDS, clear_size, rounded
@@ -145,7 +145,7 @@ class Gathering:
     def _play(self, clients: list[int]) -> Iterator[_Block]:
         """Train a block; code and read what of it counts. Where some of that cannot be sent, the next ones count."""
         seed, round_num = self.manifest.seed, self.manifest.round_num
-        seeds = [derive(seed, "client", round_num, name_of(client)) for client in clients]
+        seeds = derive_each(map(name_of, clients), before=(seed, "client", round_num)).tolist()
         for client, down in zip(clients, self._bytes_down(clients), strict=True):
             self.tally.clients[name_of(client)] = {"bytes_down": down, "bytes_up": 0}
         done = self.engine.train(self.work, clients, seeds)

@@ -111,6 +111,22 @@ def test_it_is_torch_to_rounding(name: str, settings: TrainSettings, pruned: boo
     )
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 24])
+@pytest.mark.parametrize("inputs", [1, 15, 16, 33, 900])
+def test_dense_layers_may_have_any_sizes(inputs: int, batch_size: int) -> None:
+    """Whole vectors or not, rows that fit the first-level cache or not, tiles of every height."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(inputs, 29), nn.ReLU(), nn.Linear(29, 17), nn.ReLU(), nn.Linear(17, 3))
+    params, random = models.params_of(model), np.random.default_rng(5)
+    masks = magnitude_masks(params, 0.3)
+    data = [(random.random((25, inputs)).astype(np.float32), random.integers(0, 3, 25))]
+    for settings in (TrainSettings(batch_size=batch_size), replace(EVERYTHING, batch_size=batch_size)):
+        assert_equal(
+            together(model, params, data, settings, masks=masks),
+            one_by_one(model, params, data, settings, masks),
+        )
+
+
 @pytest.mark.parametrize("settings", [PLAIN, replace(PLAIN, bits=8)], ids=["32 bits", "8 bits"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_rows_are_what_was_learned(name: str, settings: TrainSettings) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlite.errors import SettingsError
-from fedlite.seeds import derive
+from fedlite.seeds import derive_each
 from fedlite.tensors import apply_masks
 from fedlite.train import TrainResult
 from fedlite.train_settings import TrainSettings
@@ -188,9 +188,7 @@ def _lessons(settings: TrainSettings, clients: Cohort) -> NDArray[np.uint64] | N
 
 def _seeds(seeds: Sequence[int], epochs: int) -> NDArray[np.uint64]:
     """(clients, epochs): of the streams that fedlite.train.batches draws from."""
-    return np.array(
-        [[derive(seed, "batches", epoch) for epoch in range(epochs)] for seed in seeds], np.uint64
-    )
+    return np.stack([derive_each(seeds, after=("batches", epoch)) for epoch in range(epochs)], axis=1)
 
 
 def _settings(settings: TrainSettings, most: int) -> _Settings:

@@ -25,7 +25,7 @@ from fedlite.compress.prune import magnitude_masks
 from fedlite.flower import ClientApp, Message, RecordDict
 from fedlite.models import params_of
 from fedlite.modules import module_of
-from fedlite.seeds import derive
+from fedlite.seeds import derive_each
 from fedlite.tensors import add, apply_masks
 from fedlite.train import TrainSettings, evaluate
 from fedlite.uplink import FRESH_ROUNDS
@@ -73,7 +73,7 @@ class Federation:
         work = Work(self.model, self.params, self.masks, self.settings)
         for begin in range(0, len(clients), size):
             block = clients[begin : begin + size]
-            seeds = [derive(self.work.seed, "client", self.round, index) for index in block]
+            seeds = derive_each(block, before=(self.work.seed, "client", self.round)).tolist()
             done = self.engine.train(work, block, seeds)
             if done.failed:
                 raise SystemExit(f"failed: {done.failed}")

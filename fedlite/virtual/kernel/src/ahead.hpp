@@ -10,9 +10,9 @@ public:
         x_ = x, chosen_ = chosen, left_ = count, size_ = size, at_ = 0;
     }
 
-    // The next two lines of them.
+    // The next lines of them, as many as a tile's product leaves time for.
     void ask() {
-        for (int line = 0; line < 2 && left_ > 0; ++line) {
+        for (int line = 0; line < LINES && left_ > 0; ++line) {
             __builtin_prefetch(x_ + *chosen_ * size_ + at_, 0, 2);
             at_ += LINE;
             if (at_ < size_) continue;
@@ -21,7 +21,7 @@ public:
     }
 
 private:
-    static constexpr long LINE = 16;  // floats
+    static constexpr long LINE = 16, LINES = 16;  // floats of one; how many at once
     const float* x_ = nullptr;
     const int64_t* chosen_ = nullptr;
     long left_ = 0, size_ = 0, at_ = 0;

@@ -9,7 +9,7 @@
 
 #include "images.hpp"
 #include "job.hpp"
-#include "products.hpp"
+#include "outer.hpp"
 
 template <int RUNS, int WIDTH>
 static void gather(const float* image, long piece, const int* at, const float* gradient, long count,
@@ -135,12 +135,7 @@ private:
             const Left patches{&image[y * layer.stride * image_row], layer.stride * channels, image_row, 1,
                                kernel, run};
             float* line = &plane[y * out_width * wide_outputs];
-            outer(out_width, wide_outputs, patches, by_output.data(), wide_outputs,
-                  [&](long row, long column, long rows, long columns, const float* tile) {
-                      for (long m = 0; m < rows; ++m)
-                          for (long n = 0; n < columns; n += LANES)
-                              store(line + (row + m) * wide_outputs + column + n, load(tile + m * TILE_COLUMNS + n));
-                  });
+            outer(out_width, wide_outputs, patches, by_output.data(), wide_outputs, {line, wide_outputs});
         }
         for (long y = 0; y < pooled_height; ++y)
             for (long x = 0; x < pooled_width; ++x)

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "images.hpp"
-#include "products.hpp"
+#include "vectors.hpp"
 
 // The rows under a kernel of an image with a border of zeros: few enough for the first-level cache.
 class Window {

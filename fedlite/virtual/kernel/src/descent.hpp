@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "job.hpp"
+#include "outer.hpp"
 #include "vectors.hpp"
 
 struct Descent {
@@ -25,10 +26,21 @@ struct Descent {
         std::fill(moments.begin(), moments.end(), 0.0f);
     }
 
+    // Whether a step is w − learning_rate · gradient ⊙ live and nothing else.
+    bool plain() const {
+        const Settings& set = job.settings;
+        return moments.empty() && kept.empty() && set.proximal_mu == 0 && set.weight_decay == 0;
+    }
+
+    // A plain step of the weights from `at` on, for the product that is their gradient, its rows `row` apart.
+    Into into(long at, long row) const {
+        return {weights + at, row, true, -job.settings.learning_rate, job.live ? job.live + at : nullptr};
+    }
+
     // Take the gradient of `count` weights from `at` on; with clipping, only remember it.
     void learn(long at, const float* __restrict gradient, long count) {
         const Settings& set = job.settings;
-        if (moments.empty() && kept.empty() && set.proximal_mu == 0 && set.weight_decay == 0) {
+        if (plain()) {
             float* __restrict w = weights + at;
             if (const float* __restrict live = job.live ? job.live + at : nullptr)
                 for (long i = 0; i < count; ++i) w[i] -= set.learning_rate * (gradient[i] * live[i]);

@@ -32,8 +32,8 @@ struct Stage {
     Handover source, other;
     long buffer = -1;  // that holds the gradient of the output
 
-    Stage(const Layer& of, bool wide, bool whole, long batch, bool rounds)
-        : layer(of), in(input_of(of, wide)), out(output_of(of, wide)), operation(made(of, wide, whole, batch)) {
+    Stage(const Layer& of, bool wide, bool direct, long batch, bool rounds)
+        : layer(of), in(input_of(of, wide)), out(output_of(of, wide)), operation(made(of, wide, direct, batch)) {
         output.resize(batch * out.size() + LANES);
         if (rounds && of.range >= 0) {
             rounded.resize(batch * in.size() + LANES);
@@ -41,9 +41,9 @@ struct Stage {
         }
     }
 
-    static Operation made(const Layer& of, bool wide, bool whole, long batch) {
+    static Operation made(const Layer& of, bool wide, bool direct, long batch) {
         switch (of.kind) {
-            case DENSE: return Operation(std::in_place_type<Dense>, of, whole);
+            case DENSE: return Operation(std::in_place_type<Dense>, of, direct);
             case CONVOLUTION: return Operation(std::in_place_type<Convolution>, of, wide, batch);
             case FLATTEN: return Operation(std::in_place_type<Flatten>, of, wide);
             case UNFOLDED: return Operation(std::in_place_type<Unfolded>, of);
@@ -79,12 +79,12 @@ enum class Ranges { MOVE, STAND };
 
 class Network {
 public:
-    // For up to `batch` examples at once. `whole`: they are all that a step takes.
-    Network(const Layer* layers, long count, long stride, long batch, bool whole, bool rounds)
+    // For up to `batch` examples at once. `direct`: they are all that a step takes, and the step is a plain one.
+    Network(const Layer* layers, long count, long stride, long batch, bool direct, bool rounds)
         : first_(input_of(layers[0], is_wide(layers, count))) {
         const bool wide = is_wide(layers, count);
         stages_.reserve(count);
-        for (long i = 0; i < count; ++i) stages_.emplace_back(layers[i], wide, whole, batch, rounds);
+        for (long i = 0; i < count; ++i) stages_.emplace_back(layers[i], wide, direct, batch, rounds);
         long widest = first_.size();
         for (const Stage& stage : stages_) widest = std::max(widest, stage.out.size());
         input_.resize(batch * first_.size() + LANES);
@@ -126,7 +126,8 @@ public:
         }
     }
 
-    // learn(at, gradient, count) for each span of weights, once in a step: they may change then.
+    // Each span of weights learns once in a step, by learn(at, gradient, count) or as learn.into(at, row) of a
+    // product's tiles: they may change then. learn.meanwhile() where there is time for something else.
     template <class Learn>
     void backward(bool last, Learn learn) {
         for (long i = long(stages_.size()) - 1; i >= 0; --i) {

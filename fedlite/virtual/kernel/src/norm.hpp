@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "images.hpp"
-#include "products.hpp"
+#include "vectors.hpp"
 
 class Norm {
 public:

@@ -17,13 +17,23 @@
 
 namespace {
 
+// What a network's layers see of the step.
+struct Learning {
+    Descent& descent;
+    Ahead& ahead;
+
+    void operator()(long at, const float* gradient, long count) const { descent.learn(at, gradient, count); }
+    Into into(long at, long row) const { return descent.into(at, row); }
+    void meanwhile() const { ahead.ask(); }
+};
+
 // One thread's workspace.
 class Trainer {
 public:
     // `part`: how many of a batch's examples pass the layers together.
     Trainer(const Job& of, long batch, long part)
         : job_(of), descent_(of), part_(part),
-          network_(of.layers, of.num_layers, of.stride, part, part == batch, of.settings.bits == 8) {
+          network_(of.layers, of.num_layers, of.stride, part, part == batch && descent_.plain(), of.settings.bits == 8) {
         for (const Stage& stage : network_.stages()) {
             if (stage.layer.weight >= 0) spans_.push_back({stage.layer.weight, stage.weights()});
             if (stage.layer.bias >= 0) spans_.push_back({stage.layer.bias, stage.layer.outputs});
@@ -80,10 +90,7 @@ private:
             if (job_.teacher)
                 teach(network_.logits(), teacher_.data(), part, network_.classes(), batch,
                       job_.settings.distill_alpha, job_.settings.temperature, spare_.data(), network_.gradient());
-            network_.backward(begin + part == batch, [&](long at, const float* gradient, long count) {
-                descent_.learn(at, gradient, count);
-                ahead_.ask();
-            });
+            network_.backward(begin + part == batch, Learning{descent_, ahead_});
         }
         descent_.finish(spans_);
         return score;

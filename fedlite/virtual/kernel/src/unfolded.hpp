@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "images.hpp"
-#include "products.hpp"
+#include "outer.hpp"
 
 class Unfolded {
 public:
@@ -44,13 +44,7 @@ public:
             unfolded_ = nullptr;  // other numbers may be where the last ones were
             const Left rows{patches(pass.x + b * in_.size()), patch_row_, 0, 1, 1, length_};
             float* y = pass.y + b * out_.size();
-            outer(out_.places, out_.row, rows, by_place_.data(), out_.row,
-                  [&](long row, long column, long tall, long wide, const float* tile) {
-                      for (long m = 0; m < tall; ++m)
-                          for (long n = 0; n < wide; n += LANES)
-                              store(y + (row + m) * out_.row + column + n,
-                                    load(tile + m * TILE_COLUMNS + n) + load(&bias_[column + n]));
-                  });
+            outer(out_.places, out_.row, rows, by_place_.data(), out_.row, {y, out_.row, false, 1, nullptr, bias_.data()});
         }
     }
 
@@ -123,24 +117,14 @@ private:
 
     void to_patches(const float* gradient, float* into) const {
         outer(out_.places, patch_row_, {gradient, out_.row, 0, 1, 1, layer_.outputs}, by_output_.data(), patch_row_,
-              [&](long row, long column, long tall, long wide, const float* tile) {
-                  for (long m = 0; m < tall; ++m)
-                      for (long n = 0; n < wide; n += LANES)
-                          store(into + (row + m) * patch_row_ + column + n, load(tile + m * TILE_COLUMNS + n));
-              });
+              {into, patch_row_});
     }
 
     void add_weights(const float* patch, const float* gradient) {
         const long rows = turned_ ? length_ : layer_.outputs, columns = turned_ ? out_.row : patch_row_;
         const Left left{turned_ ? patch : gradient, 1, 0, turned_ ? patch_row_ : out_.row, 1, out_.places};
         outer(rows, columns, left, turned_ ? gradient : patch, columns,
-              [&](long row, long column, long tall, long wide, const float* tile) {
-                  for (long m = 0; m < tall; ++m)
-                      for (long n = 0; n < wide; n += LANES) {
-                          float* to = &total_[(row + m) * columns + column + n];
-                          store(to, load(to) + load(tile + m * TILE_COLUMNS + n));
-                      }
-              });
+              {total_.data(), columns, true});
     }
 
     void add_bias(const float* gradient) {

@@ -17,6 +17,8 @@ constexpr int LANES = 4, REGISTERS = 32;
 constexpr int LANES = 4, REGISTERS = 16;
 #endif
 
+#define UNROLL _Pragma("GCC unroll 32")
+
 typedef float Vec __attribute__((vector_size(LANES * 4)));
 typedef int IntVec __attribute__((vector_size(LANES * 4)));
 typedef float Unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -35,24 +37,25 @@ static inline Vec load_some(const float* from, long count) {
 #endif
 }
 
-// Each lane and the one `BY` further on, round the end.
-template <int BY, int... LANE>
-static inline Vec fold(Vec value, std::integer_sequence<int, LANE...>) {
-#if defined(__clang__)
-    return value + __builtin_shufflevector(value, value, (LANE + BY) % LANES...);
+// factor · value + to, rounded once where the processor can.
+static inline Vec multiply_add(float factor, Vec value, Vec to) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_fmadd_ps(_mm512_set1_ps(factor), (__m512)value, (__m512)to);
 #else
-    return value + __builtin_shuffle(value, IntVec{(LANE + BY) % LANES...});
+    return factor * value + to;
 #endif
 }
 
-// Sum of all lanes, always in the same order.
-template <int BY = LANES / 2>
-static inline float sum(Vec value) {
-    value = fold<BY>(value, std::make_integer_sequence<int, LANES>());
-    if constexpr (BY > 1)
-        return sum<BY / 2>(value);
-    else
-        return value[0];
+// Each lane of both with the one BY further on: `one`'s where (lane & BY) is 0, `other`'s elsewhere.
+template <int BY, int... LANE>
+static inline Vec fold(Vec one, Vec other, std::integer_sequence<int, LANE...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(one, other, (LANE & BY ? LANES + LANE - BY : LANE)...) +
+           __builtin_shufflevector(one, other, (LANE & BY ? LANES + LANE : LANE + BY)...);
+#else
+    return __builtin_shuffle(one, other, IntVec{(LANE & BY ? LANES + LANE - BY : LANE)...}) +
+           __builtin_shuffle(one, other, IntVec{(LANE & BY ? LANES + LANE : LANE + BY)...});
+#endif
 }
 
 static inline long padded(long count) { return (count + LANES - 1) / LANES * LANES; }
