@@ -142,7 +142,7 @@ private:
     }
 };
 
-constexpr int64_t BLOCK = 2048;  // coordinates: their totals stay in the first-level cache
+constexpr int64_t BLOCK = 8192;  // coordinates: each row is read in pieces long enough to be fetched ahead
 
 // The addition of clients one after another, a few of them while a total is in its register.
 void add_block(double* __restrict total, const float* rows, int64_t size, const double* weights, int64_t clients,
