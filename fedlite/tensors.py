@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedlite.errors import UpdateError
 from fedlite.types import Array, Masks, Params, Update
@@ -29,10 +30,14 @@ def zeros_like(params: Params) -> dict[str, Array]:
 
 def apply_masks(params: Params, masks: Masks) -> dict[str, Array]:
     """W ⊙ M: pruned coordinates are exactly zero; tensors without a mask are untouched."""
-    return {
-        name: np.where(masks[name], value, np.float32(0)) if name in masks else value
-        for name, value in params.items()
-    }
+    return {name: _masked(value, masks[name]) if name in masks else value for name, value in params.items()}
+
+
+def _masked(value: Array, mask: NDArray[np.bool_]) -> Array:
+    """By bits, as a product could be −0 or NaN and `np.where` guesses at each element where to take it from."""
+    kept = np.negative(mask.astype(np.int32))  # all bits or none
+    masked: Array = (value.view(np.int32) & kept).view(np.float32)
+    return masked
 
 
 def size_bytes(params: Params) -> int:

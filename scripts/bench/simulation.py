@@ -14,8 +14,8 @@ Fashion-MNIST, 1000 clients × 60 samples, 100 per round, 1 epoch, batch 20, SGD
 * ray: w1b's work, but of five epochs, on a local Ray cluster of two workers, against one.
 
 Shared machines are slow for a minute and fast for another: where a figure is one program against another (ours and
-the fastest framework of w1a and w1b, two workers and one), both run three times, in turn, and a program's rate is from
-the median of all its rounds.
+the fastest framework of w1a and w1b, plain rounds and the pipeline, two workers and one), all run three times, in
+turn, and a program's rate is from the median of all its rounds.
 
 Peers: Flower's simulation on Ray, BlazeFL, pfl-research, FedJAX, each by its fastest documented way (variants are
 tried and the best counts). Loops without a framework, on torch and on JAX, are shown too, and count as peers for the
@@ -203,8 +203,8 @@ def play(bench: Bench, parts: list[str]) -> None:
             bench.contest(f"{part} fedlite compiled", bench.fastest(*_programs(part, framework=True)))
     if "pipeline" in parts:
         for part in ("w1a", "w1b"):
-            for variant in ("plain", *(f"pipeline:{codec}" for codec in bench.codecs)):
-                bench.play_ours(part, variant, adapter="fedlite_program.py")
+            variants = ("plain", *(f"pipeline:{codec}" for codec in bench.codecs))
+            bench.contest(*[bench.play_ours(part, each, adapter="fedlite_program.py") for each in variants])
             for codec in bench.codecs if not bench.quick else ():
                 bench.play_ours(part, f"compiled+pipeline:{codec}", warmup=15)
             if part not in parts:
@@ -214,7 +214,7 @@ def play(bench: Bench, parts: list[str]) -> None:
             bench.play_ours("noop", "", clients=fleet, cohort=fleet)
         bench.play_peers("noop")
     if "ray" in parts:
-        bench.contest(*(bench.play_ours("ray", "ray", threads=threads, epochs=5) for threads in (1, CORES)))
+        bench.contest(*[bench.play_ours("ray", "ray", threads=each, epochs=5) for each in (1, CORES)])
 
 
 def figures(bench: Bench) -> tuple[dict[str, float | None], dict[str, str]]:

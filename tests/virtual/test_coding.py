@@ -248,10 +248,10 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
 def test_sums_are_those_of_clients_one_by_one(clients: int, threads: int) -> None:
     """Weights with more bits than a float32 leaves room for, so that a fused addition would show."""
     random = np.random.default_rng(clients)
-    like = {"a": np.zeros((50, 101), np.float32), "b": np.zeros(3, np.float32)}
-    rows = random.standard_normal((clients, 5053), np.float32)
+    like = {"a": np.zeros((250, 101), np.float32), "b": np.zeros(3, np.float32)}
+    rows = random.standard_normal((clients, 25253), np.float32)
     weights = random.integers(2**40, 2**50, clients)
-    total, wanted = np.zeros(5053), aggregate.start(like)
+    total, wanted = np.zeros(25253), aggregate.start(like)
     for half in (slice(0, clients // 2), slice(clients // 2, clients)):
         reduce.add_rows(total, rows[half], weights[half].astype(np.float64), threads)
     for row, weight in zip(rows, weights, strict=True):

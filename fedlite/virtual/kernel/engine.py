@@ -196,8 +196,11 @@ def _settings(settings: TrainSettings, most: int) -> _Settings:
     return _Settings(settings.epochs, settings.batch_size or most, settings.bits, **floats)
 
 
-def _live(params: Params, masks: Masks | None) -> Params:
-    return apply_masks({name: np.ones_like(value) for name, value in params.items()}, masks or {})
+def _live(params: Params, masks: Masks) -> Params:
+    return {
+        name: masks[name].astype(np.float32) if name in masks else np.ones_like(value)
+        for name, value in params.items()
+    }
 
 
 def _slots(plan: Program, params: Params) -> "ctypes.Array[_Slot]":
