@@ -36,7 +36,7 @@ def apply_masks(params: Params, masks: Masks) -> dict[str, Array]:
 def _masked(value: Array, mask: NDArray[np.bool_]) -> Array:
     """By bits, as a product could be −0 or NaN and `np.where` guesses at each element where to take it from."""
     kept = np.negative(mask.astype(np.int32))  # all bits or none
-    masked: Array = (value.view(np.int32) & kept).view(np.float32)
+    masked: Array = (np.asarray(value, np.float32).view(np.int32) & kept).view(np.float32)
     return masked
 
 

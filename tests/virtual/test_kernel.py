@@ -112,7 +112,7 @@ def test_it_is_torch_to_rounding(name: str, settings: TrainSettings, pruned: boo
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 24])
-@pytest.mark.parametrize("inputs", [1, 15, 16, 33, 900])
+@pytest.mark.parametrize("inputs", [1, 15, 16, 33, 1400])
 def test_dense_layers_may_have_any_sizes(inputs: int, batch_size: int) -> None:
     """Whole vectors or not, rows that fit the first-level cache or not, tiles of every height."""
     torch.manual_seed(0)

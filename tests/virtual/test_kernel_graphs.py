@@ -159,11 +159,17 @@ def test_mobilenet_is_as_near_to_exact_as_torch_is() -> None:
     assert error(mine.params) < 1.5 * error(theirs.params) + 1e-5 * length(step)
 
 
-def test_neither_threads_nor_the_others_change_a_bit() -> None:
-    """Also where a batch passes in parts, and a cohort's largest client takes one part or many."""
-    model, data = small_mobilenet(), clients((30, 3, 9), (3, 16, 16))
+@pytest.mark.parametrize("more", [{}, {"momentum": 0.9, "clip_norm": 1.0}], ids=["plain", "momentum"])
+def test_neither_threads_nor_the_others_change_a_bit(more: dict[str, float]) -> None:
+    """Also where a batch passes in parts, and a cohort's largest client takes one part or many.
+
+    A plain step goes into a dense layer's weights at once if its batch is one part; else gradients are kept.
+    """
+    torch.manual_seed(0)
+    model = nn.Sequential(small_mobilenet(), nn.ReLU(), nn.Linear(5, 37), nn.ReLU(), nn.Linear(37, 5))
+    data = clients((30, 3, 9), (3, 16, 16))
     params = models.initial_params(model, 0)
-    settings = TrainSettings(batch_size=20, epochs=2, momentum=0.9, clip_norm=1)
+    settings = TrainSettings(batch_size=20, epochs=2, **more)
 
     def digests(chosen: list[int], threads: int) -> list[bytes]:
         seeds, some = [10 + i for i in chosen], [data[i] for i in chosen]

@@ -198,7 +198,7 @@ def _settings(settings: TrainSettings, most: int) -> _Settings:
 
 def _live(params: Params, masks: Masks) -> Params:
     return {
-        name: masks[name].astype(np.float32) if name in masks else np.ones_like(value)
+        name: np.broadcast_to(masks.get(name, np.True_), value.shape).astype(np.float32)
         for name, value in params.items()
     }
 

@@ -9,7 +9,7 @@
 
 class Dense {
 public:
-    // `direct`: gradients go straight into the weights, rather than be kept until `close`.
+    // `direct`: the weights' gradients go straight into them, rather than be kept until `close`.
     Dense(const Layer& of, bool direct) : layer_(of), direct_(direct) {
         if (!direct) total_.resize(of.outputs * of.channels);
         bias_total_.resize(of.outputs);

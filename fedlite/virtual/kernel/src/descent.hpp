@@ -43,9 +43,9 @@ struct Descent {
         if (plain()) {
             float* __restrict w = weights + at;
             if (const float* __restrict live = job.live ? job.live + at : nullptr)
-                for (long i = 0; i < count; ++i) w[i] -= set.learning_rate * (gradient[i] * live[i]);
+                for (long i = 0; i < count; ++i) w[i] = multiply_add(-set.learning_rate, gradient[i] * live[i], w[i]);
             else
-                for (long i = 0; i < count; ++i) w[i] -= set.learning_rate * gradient[i];
+                for (long i = 0; i < count; ++i) w[i] = multiply_add(-set.learning_rate, gradient[i], w[i]);
             return;
         }
         constexpr long PIECE = 64;
@@ -91,6 +91,6 @@ private:
             float* __restrict moment = moments.data() + at;
             for (long i = 0; i < count; ++i) moment[i] = gradient[i] += set.momentum * moment[i];
         }
-        for (long i = 0; i < count; ++i) w[i] -= set.learning_rate * gradient[i];
+        for (long i = 0; i < count; ++i) w[i] = multiply_add(-set.learning_rate, gradient[i], w[i]);
     }
 };

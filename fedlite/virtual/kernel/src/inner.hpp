@@ -75,7 +75,7 @@ constexpr auto inner_table(std::integer_sequence<int, ROWS...>) {
 
 static constexpr auto INNER = inner_table(std::make_integer_sequence<int, INNER_ROWS>());
 
-constexpr long NEAR = 8192;  // floats that surely stay in the first-level cache
+constexpr long NEAR = 8192;  // floats of A that B may pass and leave in a first-level cache of 48 KiB
 
 // C (rows, columns), its rows `columns` apart; `start` is what each column begins with, or null for 0.
 static void inner(long rows, long columns, long length, const float* left, const float* right,
@@ -97,6 +97,6 @@ static void inner(long rows, long columns, long length, const float* left, const
         for (long index = 0; index < tiles; ++index)
             for (long column = 0; column < columns;) column = compute(index, column);
     else
-        for (long column = 0, next; column < columns; column = next)
+        for (long column = 0, next = columns; column < columns; column = next)
             for (long index = 0; index < tiles; ++index) next = compute(index, column);
 }

@@ -16,14 +16,14 @@ struct Left {
     long runs, length;
 };
 
-// What becomes of the product: C, its rows `row` floats apart, is A · B; or it is C + rate · (A · B).
+// What becomes of the product P = (A · B) ⊙ live + bias: C, its rows `row` floats apart, is P; or C + rate · P.
 struct Into {
     float* at;
     long row;
     bool adds = false;
     float rate = 1;  // where it adds
-    const float* live = nullptr;  // as C: 0 where the product counts for nothing, else 1
-    const float* bias = nullptr;  // of each column
+    const float* live = nullptr;  // as C, 0 or 1; null for 1
+    const float* bias = nullptr;  // of each column; null for 0
 
     Into from(long down, long right) const {
         const long by = down * row + right;
@@ -84,7 +84,7 @@ static inline void put(const float* tile, long rows, long columns, const Into& i
             float value = tile[m * TILE_COLUMNS + n];
             if (into.live) value *= into.live[at];
             if (into.bias) value += into.bias[n];
-            into.at[at] = into.adds ? into.at[at] + into.rate * value : value;
+            into.at[at] = into.adds ? multiply_add(into.rate, value, into.at[at]) : value;
         }
 }
 

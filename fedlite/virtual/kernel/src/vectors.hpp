@@ -6,8 +6,11 @@
 #include <utility>
 #include <vector>
 
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
 constexpr int LANES = 16, REGISTERS = 32;
 #elif defined(__AVX__)
 constexpr int LANES = 8, REGISTERS = 16;
@@ -37,10 +40,23 @@ static inline Vec load_some(const float* from, long count) {
 #endif
 }
 
-// factor · value + to, rounded once where the processor can.
+// factor · value + to, rounded once where the processor can: whichever of the two computes it, the same bits.
+static inline float multiply_add(float factor, float value, float to) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return __builtin_fmaf(factor, value, to);
+#else
+    return factor * value + to;
+#endif
+}
+
 static inline Vec multiply_add(float factor, Vec value, Vec to) {
 #if defined(__AVX512F__)
     return (Vec)_mm512_fmadd_ps(_mm512_set1_ps(factor), (__m512)value, (__m512)to);
+#elif defined(__AVX__) && defined(__FMA__)
+    return (Vec)_mm256_fmadd_ps(_mm256_set1_ps(factor), (__m256)value, (__m256)to);
+#elif defined(__ARM_FEATURE_FMA)
+    for (int lane = 0; lane < LANES; ++lane) to[lane] = multiply_add(factor, value[lane], to[lane]);
+    return to;
 #else
     return factor * value + to;
 #endif
