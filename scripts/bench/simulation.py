@@ -13,9 +13,9 @@ Fashion-MNIST, 1000 clients × 60 samples, 100 per round, 1 epoch, batch 20, SGD
 * large: MobileNetV2 0.35 at 32×32 with GroupNorm, 10 clients × 20 samples.
 * ray: w1b's work, but of five epochs, on a local Ray cluster of two workers, against one.
 
-Shared machines are slow for a minute and fast for another: where a figure is one program against another (ours and
-the fastest framework of w1a and w1b, plain rounds and the pipeline, two workers and one), all run three times, in
-turn, and a program's rate is from the median of all its rounds.
+Shared machines are slow for a minute and fast for another: ours and the fastest framework of w1a and w1b (with those
+that come near it), plain rounds and the pipeline, and one Ray worker and two run three times, in turn, and the rate is
+from the median of all rounds.
 
 Peers: Flower's simulation on Ray, BlazeFL, pfl-research, FedJAX, each by its fastest documented way (variants are
 tried and the best counts). Loops without a framework, on torch and on JAX, are shown too, and count as peers for the
@@ -31,157 +31,21 @@ import os
 import platform
 import signal
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "peers"), str(HERE.parents[1])]
 
-import numpy as np  # noqa: E402
-from data import cut  # noqa: E402
-from environments import PINS, Unavailable, interpreter  # noqa: E402
-from local import ROOT, setting  # noqa: E402
-from process import figures_of  # noqa: E402
-from workload import Workload  # noqa: E402
+from environments import PINS  # noqa: E402
+from local import setting  # noqa: E402
+from rows import CORES, PEERS, Bench, line  # noqa: E402
 
-CACHE = ROOT / "run"
-CORES = 2
 PARTS = ("w1a", "w1b", "noop", "pipeline", "large", "ray")
 QUICK_PARTS = ("w1a", "w1b", "noop", "pipeline")
 QUICK_PEERS = ("flower", "pfl", "fedjax")
-SITTINGS = 3
 FLEETS = (1000, 10_000, 100_000)
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A program that plays a workload: its environment, its adapter, and the variants that are tried."""
-
-    environment: str
-    adapter: str
-    variants: tuple[str, ...] = ("",)
-    framework: bool = True
-    models: tuple[str, ...] = ("mlp", "pooled_cnn", "mobilenet_v2")
-    launcher: tuple[str, ...] = ()
-
-
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={CORES}")
-PEERS = {
-    "flower": Peer("own", "flower_ray.py", models=("mlp", "pooled_cnn", "mobilenet_v2", "none")),
-    "blazefl": Peer("blazefl", "blazefl_pools.py", ("threads", "processes")),
-    "pfl": Peer("pfl", "pfl_research.py", launcher=TORCHRUN),
-    "fedjax": Peer("fedjax", "fedjax_backends.py", ("jit", "pmap"), models=("mlp", "pooled_cnn")),
-    "jax": Peer("jax", "plain_jax.py", ("vmap", "map"), framework=False, models=("mlp", "pooled_cnn")),
-    "torch": Peer("own", "plain_torch.py", ("pool", "threads"), framework=False),
-}
-
-
-@dataclass
-class Bench:
-    """The rows so far, and how to make more. A row is (part, program, variant) → figures, or an error."""
-
-    seed: int
-    quick: bool
-    peers: list[str]
-    codecs: list[str]
-    rows: dict[str, dict[str, Any]]
-    plays: dict[str, tuple[list[str], Workload]]  # how each row was made
-
-    def workload(self, part: str) -> Workload:
-        """The work of one part, which everybody gets."""
-        data, rounds = CACHE / "peers-data", 2 if self.quick else 20
-        large = part == "large"
-        folder = "" if part == "noop" else str(cut(data, 10, 20, wide=True) if large else cut(data, 1000, 60))
-        model = {"w1a": "mlp", "large": "mobilenet_v2", "noop": "none"}.get(part, "pooled_cnn")
-        if part in ("w1a", "w1b"):
-            _write_initial(model, Path(folder))
-        return Workload(
-            model=model, data=folder, clients=10 if large else 1000,
-            cohort={"large": 10, "noop": 1000}.get(part, 40 if self.quick else 100),
-            samples=20 if large else 60, epochs=1, batch_size=20, learning_rate=0.05, threads=CORES,
-            warmup=1, rounds=rounds, seconds=1.0 if self.quick else 12.0, seed=self.seed,
-        )  # fmt: skip
-
-    def run(self, row: str, python: list[str], work: Workload) -> None:
-        """One process to its end; its last line, or why there is none, is the row. Once more: rounds are added."""
-        began = time.monotonic()
-        found = figures_of(python, work, 100 if self.quick else 300)
-        found["wall_seconds"] = round(time.monotonic() - began, 1)
-        self.rows[row] = _together(self.rows.get(row), found, work.cohort)
-        self.plays[row] = python, work
-        print(_line(row, self.rows[row]), file=sys.stderr, flush=True)
-
-    def play_peers(self, part: str) -> None:
-        """Everybody who was asked for, on this part's work."""
-        work = self.workload(part)
-        for name in self.peers:
-            peer = PEERS[name]
-            if self.quick and name == "flower" and part != "w1a":
-                continue  # half a minute each time
-            if work.model not in peer.models:
-                if part != "noop":
-                    self.rows[f"{part} {name}"] = {"error": f"not run: there is no {work.model} for it here"}
-                continue
-            try:
-                python = interpreter(peer.environment, CACHE / "peers")
-            except Unavailable as error:
-                self.rows[f"{part} {name}"] = {"error": f"does not install: {error}"}
-                continue
-            for variant in peer.variants[: 1 if self.quick else None]:
-                command = [python, *peer.launcher, str(HERE / "peers" / peer.adapter)]
-                self.run(f"{part} {name} {variant}".strip(), command, replace(work, variant=variant))
-
-    def play_ours(
-        self, part: str, variant: str, *, adapter: str = "fedlite_rounds.py", **changes: Any
-    ) -> str:
-        """fedlite on this part's work; the row's name."""
-        row = " ".join(filter(None, (part, "fedlite", variant, *map(str, changes.values()))))
-        command = [sys.executable, str(HERE / "peers" / adapter)]
-        self.run(row, command, replace(self.workload(part), variant=variant, **changes))
-        return row
-
-    def contest(self, *rows: str | None) -> None:
-        """Run these once more, in turn, until each has run SITTINGS times."""
-        if None in rows or self.quick:
-            return
-        for _ in range(1, SITTINGS):
-            for row in filter(None, rows):
-                self.run(row, *self.plays[row])
-
-    def fastest(self, *prefixes: str) -> str | None:
-        """The row with the best clients/s among those of some programs."""
-        rates = {
-            name: each["clients_s"]
-            for name, each in self.rows.items()
-            if any(f"{name} ".startswith(f"{prefix} ") for prefix in prefixes) and "clients_s" in each
-        }
-        return max(rates, key=rates.__getitem__, default=None)
-
-    def rate(self, *prefixes: str) -> float | None:
-        """The best clients/s among the rows of some programs."""
-        row = self.fastest(*prefixes)
-        return None if row is None else float(self.rows[row]["clients_s"])
-
-
-def _together(before: dict[str, Any] | None, found: dict[str, Any], cohort: int) -> dict[str, Any]:
-    """A row's figures after another run of the same."""
-    if before is None or "error" in before or "error" in found:
-        return found
-    seconds = before["seconds"] + found["seconds"]
-    sittings = [*before.get("sittings", [before["clients_s"]]), found["clients_s"]]
-    rate = cohort / float(np.median(seconds))
-    return found | {"clients_s": rate, "rounds": len(seconds), "seconds": seconds, "sittings": sittings}
-
-
-def _write_initial(model: str, folder: Path) -> None:
-    """For peers that are not on torch: the weights that everybody begins with."""
-    if not (path := folder / f"{model}.npz").exists():
-        from torch_models import make
-
-        np.savez(path, **{name: value.numpy() for name, value in make(model).state_dict().items()})
 
 
 def engine_missing() -> str | None:
@@ -200,7 +64,7 @@ def play(bench: Bench, parts: list[str]) -> None:
                 bench.play_ours(part, "pool")
             bench.play_peers(part)
         if part in ("w1a", "w1b") and part in parts:
-            bench.contest(f"{part} fedlite compiled", bench.fastest(*_programs(part, framework=True)))
+            bench.contest(f"{part} fedlite compiled", *bench.near_best(*_programs(part, framework=True)))
     if "pipeline" in parts:
         for part in ("w1a", "w1b"):
             variants = ("plain", *(f"pipeline:{codec}" for codec in bench.codecs))
@@ -256,21 +120,11 @@ def _ratio(one: float | None, other: float | None) -> float | None:
     return one / other if one and other else None
 
 
-def _line(row: str, found: dict[str, Any]) -> str:
-    if "error" in found:
-        return f"  {row:<34} {found['error']}"
-    accuracy = "" if found["accuracy"] is None else f"  accuracy {found['accuracy']:.3f}"
-    spread = f"{min(found['seconds']):.3g}-{max(found['seconds']):.3g} s"
-    return (
-        f"  {row:<34} {found['clients_s']:>10.1f} clients/s  {found['rounds']} rounds of {spread}{accuracy}"
-    )
-
-
 def _table(bench: Bench) -> Iterator[str]:
     for part in PARTS:
         chosen = {row: found for row, found in bench.rows.items() if row.split()[0] == part}
         yield from (
-            _line(row, chosen[row]) for row in sorted(chosen, key=lambda r: -chosen[r].get("clients_s", 0))
+            line(row, chosen[row]) for row in sorted(chosen, key=lambda r: -chosen[r].get("clients_s", 0))
         )
 
 
