@@ -22,7 +22,7 @@ def derive(seed: int, *labels: Label) -> int:
 def derive_each(
     each: Iterable[Label], *, before: Sequence[Label] = (), after: Sequence[Label] = ()
 ) -> NDArray[np.uint64]:
-    """`derive(*before, label, *after)` for each label; a cohort's seeds, in half of the time."""
+    """(labels): `derive(*before, label, *after)` for each; a cohort's seeds, in half of the time."""
     head, tail = (b"".join(map(_prefixed, labels)) for labels in (before, after))
     digests = [hashlib.sha256(head + _prefixed(label) + tail).digest()[:8] for label in each]
     return (np.frombuffer(b"".join(digests), ">u8") >> 1).astype(np.uint64)

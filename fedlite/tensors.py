@@ -29,7 +29,7 @@ def zeros_like(params: Params) -> dict[str, Array]:
 
 
 def apply_masks(params: Params, masks: Masks) -> dict[str, Array]:
-    """W ⊙ M: pruned coordinates are exactly zero; tensors without a mask are untouched."""
+    """W ⊙ M, of float32: pruned coordinates are exactly zero; tensors without a mask are untouched."""
     return {name: _masked(value, masks[name]) if name in masks else value for name, value in params.items()}
 
 

@@ -224,7 +224,7 @@ def _compressed(codec: Codec, layout: Layout, bodies: Bodies, threads: int) -> N
 
 
 def _zstd_sizes(zstd: Zstd, bodies: Bodies, threads: int) -> NDArray[np.int64]:
-    """Of the frames `zstd.compress` writes, by threads; the library's own ones are slower than none (0.25)."""
+    """Of the frames `zstd.compress` writes, by threads: the library's own (zstandard 0.25) are slower than none."""
 
     def sizes(begin: int) -> list[int]:
         compressor = zstandard.ZstdCompressor(zstd.level, write_checksum=False)

@@ -33,7 +33,8 @@ public:
     // `part`: how many of a batch's examples pass the layers together.
     Trainer(const Job& of, long batch, long part)
         : job_(of), descent_(of), part_(part),
-          network_(of.layers, of.num_layers, of.stride, part, part == batch && descent_.plain(), of.settings.bits == 8) {
+          network_(of.layers, of.num_layers, of.stride, part, part == batch && descent_.plain(),
+                   of.settings.bits == 8) {
         for (const Stage& stage : network_.stages()) {
             if (stage.layer.weight >= 0) spans_.push_back({stage.layer.weight, stage.weights()});
             if (stage.layer.bias >= 0) spans_.push_back({stage.layer.bias, stage.layer.outputs});

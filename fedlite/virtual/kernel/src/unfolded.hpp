@@ -44,7 +44,8 @@ public:
             unfolded_ = nullptr;  // other numbers may be where the last ones were
             const Left rows{patches(pass.x + b * in_.size()), patch_row_, 0, 1, 1, length_};
             float* y = pass.y + b * out_.size();
-            outer(out_.places, out_.row, rows, by_place_.data(), out_.row, {y, out_.row, false, 1, nullptr, bias_.data()});
+            outer(out_.places, out_.row, rows, by_place_.data(), out_.row,
+                  {y, out_.row, false, 1, nullptr, bias_.data()});
         }
     }
 
